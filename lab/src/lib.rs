@@ -1,0 +1,1 @@
+//! Clusters from network namespaces.

@@ -1,0 +1,164 @@
+//! Flows: one record holds both directions; two index entries (one per direction) point at it.
+//!
+//! There is no half of a NAT pair to lose: the record is one array element, and whoever frees it (the
+//! datapath's clock hand or the sweep) deletes both index entries. See docs/design/flow-table.md.
+
+/// A packet's tuple as seen on the wire, the key of the flow index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port, network byte order.
+    pub sport_be: u16,
+    /// Destination port, network byte order.
+    pub dport_be: u16,
+    /// IP protocol number, zero-extended.
+    pub proto: u32,
+}
+
+/// Value of the flow index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowRef {
+    /// Index in the record array; [`REF_REVERSE`] marks the reply direction.
+    pub slot: u32,
+    /// Must equal the record's `seq`; otherwise the entry is stale and means nothing.
+    pub seq: u32,
+}
+
+/// Bit of [`FlowRef::slot`]: this entry's tuple is the reply direction's.
+pub const REF_REVERSE: u32 = 1 << 31;
+
+/// A cached next hop, filled from a FIB lookup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// Interface to leave by; 0 = nothing cached.
+    pub ifindex: u32,
+    /// When it was looked up, in ticks of [`TICK_NS`].
+    pub at_tick: u32,
+    /// Destination MAC then source MAC, as they lie in the frame.
+    pub macs: [u32; 3],
+}
+
+/// One flow, both directions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flow<A> {
+    /// Even = stable, odd = being written. Raised each time the record is reused.
+    pub seq: u32,
+    /// `ST_*` bits; 0 = free.
+    pub state: u32,
+    /// `FLOW_*` flags.
+    pub flags: u32,
+    /// When the last packet of either direction passed, in ticks.
+    pub last_tick: u32,
+    /// Backend id and the generation it had when this flow was made.
+    pub backend_id: u32,
+    /// Generation of the backend at that time.
+    pub backend_generation: u32,
+    /// Service-port id, for display.
+    pub svc_id: u32,
+    /// The tuple the client sends: client → frontend.
+    pub orig: FlowKey<A>,
+    /// The tuple the backend answers with: backend → client, or → this node when masqueraded.
+    pub reply: FlowKey<A>,
+    /// Next hop towards the backend.
+    pub fwd_hop: Hop,
+    /// Next hop towards the client.
+    pub rev_hop: Hop,
+    /// Packets towards the backend (wraps).
+    pub fwd_packets: u32,
+    /// Packets towards the client (wraps).
+    pub rev_packets: u32,
+    /// When the flow began, in ticks.
+    pub born_tick: u32,
+    /// Interface the client's first packet came in by.
+    pub client_ifindex: u32,
+    /// Always 0; reserved.
+    pub reserved: [u32; 2],
+}
+
+/// The record is in use.
+pub const ST_USED: u32 = 1;
+/// A reply was seen.
+pub const ST_REPLIED: u32 = 2;
+/// TCP: FIN seen from the client.
+pub const ST_FIN_FWD: u32 = 4;
+/// TCP: FIN seen from the backend.
+pub const ST_FIN_REV: u32 = 8;
+/// TCP: RST seen.
+pub const ST_RST: u32 = 16;
+/// TCP: a non-SYN packet came from the client after a reply: established.
+pub const ST_ESTABLISHED: u32 = 32;
+
+/// The source address was rewritten to this node's; replies are translated where they come in and redirected.
+pub const FLOW_SNAT: u32 = 1;
+/// The backend is delivered to through this node's stack.
+pub const FLOW_LOCAL: u32 = 2;
+/// The client is behind a pod interface.
+pub const FLOW_FROM_POD: u32 = 4;
+/// Client and backend are the same pod.
+pub const FLOW_HAIRPIN: u32 = 8;
+
+/// Length of a tick: 2^20 ns (1.05 ms), so that a tick is a shift away from the clock.
+pub const TICK_NS: u64 = 1 << TICK_SHIFT;
+/// `ticks = ns >> TICK_SHIFT`.
+pub const TICK_SHIFT: u32 = 20;
+
+/// Milliseconds to ticks, for constants.
+pub const fn ticks(ms: u64) -> u32 {
+    (ms * 1_000_000 / TICK_NS) as u32
+}
+
+/// TCP: SYN seen, no reply.
+pub const TIMEOUT_SYN: u32 = ticks(60_000);
+/// TCP: established (RFC 5382 asks for at least 2 h 4 min; kube-proxy sets 24 h).
+pub const TIMEOUT_ESTABLISHED: u32 = ticks(24 * 3_600_000);
+/// TCP: one or both FINs seen, or RST.
+pub const TIMEOUT_CLOSING: u32 = ticks(120_000);
+/// UDP without a reply (netfilter: 30 s).
+pub const TIMEOUT_UDP: u32 = ticks(30_000);
+/// UDP with replies (netfilter's stream timeout: 120 s; 180 s by RFC 4787's recommendation of five minutes halved).
+pub const TIMEOUT_UDP_STREAM: u32 = ticks(180_000);
+/// How long a cached next hop may be used before the FIB is asked again.
+pub const HOP_FRESH: u32 = ticks(500);
+
+const TCP: u32 = 6;
+
+impl<A: Copy> Flow<A> {
+    /// TCP flow that has ended: both FINs, or a RST.
+    #[inline(always)]
+    pub fn is_closed(&self) -> bool {
+        (self.state & ST_RST) != 0 || (self.state & (ST_FIN_FWD | ST_FIN_REV)) == (ST_FIN_FWD | ST_FIN_REV)
+    }
+
+    /// The idle time in ticks after which this flow has expired.
+    #[inline(always)]
+    pub fn timeout(&self) -> u32 {
+        let replied = self.state & ST_REPLIED != 0;
+        if self.orig.proto == TCP {
+            if self.state & (ST_RST | ST_FIN_FWD | ST_FIN_REV) != 0 {
+                // A half-closed connection may go on for long; only a full close is quick.
+                if self.is_closed() { TIMEOUT_CLOSING } else { TIMEOUT_ESTABLISHED }
+            } else if replied {
+                TIMEOUT_ESTABLISHED
+            } else {
+                TIMEOUT_SYN
+            }
+        } else if replied {
+            TIMEOUT_UDP_STREAM
+        } else {
+            TIMEOUT_UDP
+        }
+    }
+
+    /// True when the flow has been idle longer than its timeout at `now_tick`.
+    #[inline(always)]
+    pub fn is_expired(&self, now_tick: u32) -> bool {
+        now_tick.wrapping_sub(self.last_tick) as i32 > self.timeout() as i32
+    }
+}

@@ -1,0 +1,202 @@
+//! The domain model: what Fairway knows of a cluster, free of Kubernetes, kernel and I/O types.
+//!
+//! Sources (`kube/`, `sources/`) produce it, `compile/` consumes it. Ordered maps everywhere, so that the same
+//! world always compiles to the same result.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: String,
+    /// Name (may begin with a digit since Kubernetes 1.37).
+    pub name: String,
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(a: &IpAddr) -> Family {
+        if a.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// Transport protocol that Fairway translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Proto {
+    /// TCP (6).
+    Tcp,
+    /// UDP (17).
+    Udp,
+}
+
+impl Proto {
+    /// IP protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Proto::Tcp => 6,
+            Proto::Udp => 17,
+        }
+    }
+}
+
+impl std::fmt::Display for Proto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Proto::Tcp => "TCP",
+            Proto::Udp => "UDP",
+        })
+    }
+}
+
+/// A Service that is to be programmed (sources already dropped ExternalName, headless and labelled-away ones).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: Key,
+    /// Object UID; empty in manifests.
+    pub uid: String,
+    /// Creation time, seconds since the epoch; 0 when unknown. Older wins a collision.
+    pub created_unix_s: i64,
+    /// Cluster IPs, at most one per family (spec M2).
+    pub cluster_ips: Vec<IpAddr>,
+    /// spec.externalIPs that parse (spec M3).
+    pub external_ips: Vec<IpAddr>,
+    /// status.loadBalancer.ingress IPs with ipMode VIP (spec M4).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Ports.
+    pub ports: Vec<ServicePort>,
+    /// internalTrafficPolicy: Local.
+    pub internal_local: bool,
+    /// externalTrafficPolicy: Local.
+    pub external_local: bool,
+    /// sessionAffinity ClientIP: its timeout in seconds.
+    pub affinity_timeout_s: Option<u32>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name; empty for a single unnamed port.
+    pub name: String,
+    /// Protocol.
+    pub proto: Proto,
+    /// Service port, host byte order.
+    pub port: u16,
+    /// NodePort, host byte order; 0 = none.
+    pub node_port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The slice's own namespace and name.
+    pub key: Key,
+    /// Name of its Service (label `kubernetes.io/service-name`).
+    pub service: String,
+    /// Address family; FQDN slices never get here.
+    pub family: Family,
+    /// Ports: name, protocol, number.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Name; matched with the Service port's name (spec M8).
+    pub name: String,
+    /// Protocol.
+    pub proto: Proto,
+    /// Port, host byte order, never 0.
+    pub port: u16,
+}
+
+/// One endpoint of a slice: its first address only (spec E2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address.
+    pub addr: IpAddr,
+    /// Condition ready (nil = true).
+    pub ready: bool,
+    /// Condition serving (nil = true).
+    pub serving: bool,
+    /// Condition terminating (nil = false).
+    pub terminating: bool,
+    /// Node it runs on.
+    pub node_name: Option<String>,
+    /// Hinted zones.
+    pub hint_zones: Vec<String>,
+    /// Hinted nodes.
+    pub hint_nodes: Vec<String>,
+}
+
+/// What is known of the own node: the Node object joined with the host's interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Name of this node.
+    pub name: String,
+    /// Addresses NodePorts answer on.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Every address of the host.
+    pub local_addresses: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+}
+
+/// Everything the sources delivered, as one immutable snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// Services by namespace and name.
+    pub services: BTreeMap<Key, Service>,
+    /// Slices by namespace and name.
+    pub slices: BTreeMap<Key, Slice>,
+    /// Internal IPs and zone from the own Node object, if one was seen.
+    pub node: Option<NodeObject>,
+}
+
+/// What Fairway takes from the own Node object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeObject {
+    /// Name.
+    pub name: String,
+    /// InternalIP and ExternalIP addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+}
+
+/// Something that is wrong with one object; everything else keeps working.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Problem {
+    /// Which object, for instance `Service default/web` or `file a.yaml document 2`.
+    pub object: String,
+    /// Field path, or empty.
+    pub field: String,
+    /// What is wrong, in a sentence.
+    pub message: String,
+}
