@@ -1,4 +1,7 @@
 //! Fairway's agent as a library: sources → stores → `compile` → `plan::diff` → `apply`.
 
+pub mod config;
+pub mod error;
 pub mod model;
+pub mod node;
 pub mod tables;

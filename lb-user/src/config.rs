@@ -1,0 +1,483 @@
+//! All configuration in one place: flag names, defaults, parsing, checks, and the printable effective form.
+//!
+//! `RunArgs` is what the command line gives; [`RunArgs::into_config`] is the only way to a [`Config`], so a
+//! `Config` in hand is always valid. Nothing here touches the kernel or the network; the host name is passed in.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use ipnet::IpNet;
+use lb_common::maps;
+use serde::Serialize;
+
+/// Where the BPF file system is mounted.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+/// Where the agent keeps its status, its ready file and its lock.
+pub const DEFAULT_STATE_DIR: &str = "/run/fairway";
+/// The cgroup v2 hierarchy.
+pub const DEFAULT_CGROUP: &str = "/sys/fs/cgroup";
+/// Masquerade ports: above Linux' default `ip_local_port_range` (32768–60999) and the nodePort range.
+pub const DEFAULT_SNAT_PORTS: &str = "61000-65535";
+/// Kubernetes' default nodePort range.
+pub const DEFAULT_NODEPORT_RANGE: &str = "30000-32767";
+/// Host ends of pod interfaces, by the names the usual CNIs give them.
+pub const DEFAULT_POD_INTERFACES: &[&str] =
+    &["veth*", "cali*", "lxc[!_]*", "gke*", "eni*", "azv*", "tap*", "nk*"];
+/// Overlay devices between nodes.
+pub const DEFAULT_OVERLAY_INTERFACES: &[&str] = &[
+    "vxlan*",
+    "flannel.*",
+    "flannel-*",
+    "geneve*",
+    "genev_sys*",
+    "cilium_vxlan",
+    "cilium_geneve",
+    "tunl*",
+    "wg*",
+];
+
+/// A value that cannot be used, with the flag that carries it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {message}")]
+pub struct ConfigError {
+    /// The flag's name, with dashes.
+    pub flag: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+fn bad(flag: &'static str, message: impl Into<String>) -> ConfigError {
+    ConfigError { flag, message: message.into() }
+}
+
+/// Whether and how XDP is used on uplinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native where the driver can, else tc.
+    #[default]
+    Auto,
+    /// Native, else tc with the refusal shown as a problem.
+    Native,
+    /// Generic (slow; for trying things out).
+    Generic,
+    /// tc only.
+    Off,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line per event.
+    #[default]
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// An inclusive range of ports, host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// First port.
+    pub min: u16,
+    /// Last port.
+    pub max: u16,
+}
+
+impl PortRange {
+    /// True when both ranges have a port in common.
+    pub fn overlaps(&self, other: &PortRange) -> bool {
+        self.min <= other.max && other.min <= self.max
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (a, b) = s.split_once('-').ok_or_else(|| format!("`{s}` is not MIN-MAX"))?;
+        let port = |p: &str| p.trim().parse::<u16>().map_err(|_| format!("`{p}` is not a port"));
+        let (min, max) = (port(a)?, port(b)?);
+        if min == 0 || min > max {
+            return Err(format!("`{s}` is empty or begins with 0"));
+        }
+        Ok(PortRange { min, max })
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// Which of the node's addresses answer on nodePorts (spec P1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodePortAddresses {
+    /// Every global address of every uplink.
+    #[default]
+    Uplinks,
+    /// The addresses of the Node object.
+    Primary,
+    /// Every address of the host, except loopback, that lies in one of these networks.
+    Within(Vec<IpNet>),
+}
+
+/// Interface name patterns (globs), and their compiled form.
+#[derive(Clone, Debug)]
+pub struct Patterns {
+    sources: Vec<String>,
+    set: GlobSet,
+}
+
+impl Patterns {
+    /// Compiles globs.
+    pub fn new(flag: &'static str, globs: &[String]) -> Result<Patterns, ConfigError> {
+        let mut builder = GlobSetBuilder::new();
+        for g in globs {
+            builder.add(Glob::new(g).map_err(|e| bad(flag, e.to_string()))?);
+        }
+        let set = builder.build().map_err(|e| bad(flag, e.to_string()))?;
+        Ok(Patterns { sources: globs.to_vec(), set })
+    }
+
+    /// True when a pattern matches the whole name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.set.is_match(name)
+    }
+}
+
+impl PartialEq for Patterns {
+    fn eq(&self, other: &Self) -> bool {
+        self.sources == other.sources
+    }
+}
+
+impl Serialize for Patterns {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.sources.serialize(s)
+    }
+}
+
+/// Where Services and EndpointSlices come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The API server, with the pod's service account.
+    InCluster,
+    /// The API server, as a kubeconfig says.
+    Kubeconfig(PathBuf),
+    /// An API server at this URL, without credentials.
+    ApiUrl(String),
+    /// A directory of YAML manifests.
+    Manifests(PathBuf),
+}
+
+/// Capacities of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// Frontends per family.
+    pub services: u32,
+    /// Backends per family.
+    pub backends: u32,
+    /// Selection slots, both families.
+    pub slots: u32,
+    /// Flows per family.
+    pub flows: u32,
+}
+
+/// Where things lie; shared by all subcommands.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PathArgs {
+    /// Mount point of the BPF file system
+    #[arg(long, default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+    /// Directory of the ready file and status.json
+    #[arg(long, default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+}
+
+/// Flags of `fairway run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Uplink, by name; repeatable [default: devices with a default route or the node's addresses]
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
+    /// Pattern of pod-facing interfaces; repeatable [default: the usual CNI names, and every other veth]
+    #[arg(long = "pod-interface", value_name = "GLOB")]
+    pub pod_interfaces: Vec<String>,
+    /// Pattern of overlay devices; repeatable [default: the usual names]
+    #[arg(long = "overlay-interface", value_name = "GLOB")]
+    pub overlay_interfaces: Vec<String>,
+    /// Paths.
+    #[command(flatten)]
+    pub paths: PathArgs,
+    /// Mount point of cgroup v2
+    #[arg(long, default_value = DEFAULT_CGROUP)]
+    pub cgroup: PathBuf,
+    /// Capacity: frontends per address family
+    #[arg(long, default_value_t = maps::DEFAULT_SERVICES)]
+    pub max_services: u32,
+    /// Capacity: backends per address family
+    #[arg(long, default_value_t = maps::DEFAULT_BACKENDS)]
+    pub max_backends: u32,
+    /// Capacity: selection slots
+    #[arg(long, default_value_t = maps::DEFAULT_SLOTS)]
+    pub max_slots: u32,
+    /// Capacity: flows per address family
+    #[arg(long, default_value_t = maps::DEFAULT_FLOWS)]
+    pub max_flows: u32,
+    /// Whether and how uplinks use XDP
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp_mode: XdpMode,
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// Read Services from the API server that this kubeconfig names
+    #[arg(long, group = "source", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Read Services from the API server at this URL, without credentials
+    #[arg(long, group = "source", value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Read Services from the YAML files of this directory
+    #[arg(long, group = "source", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Addresses that answer on nodePorts: CIDRs, or `primary` [default: every global address of the uplinks]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR|primary")]
+    pub node_port_addresses: Vec<String>,
+    /// Serve Services whose label service.kubernetes.io/service-proxy-name has this value [default: unlabelled]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub service_proxy_name: String,
+    /// Ports to masquerade with when the client's own is taken
+    #[arg(long, default_value = DEFAULT_SNAT_PORTS, value_name = "MIN-MAX")]
+    pub snat_ports: PortRange,
+    /// The cluster's nodePort range, never used to masquerade
+    #[arg(long, default_value = DEFAULT_NODEPORT_RANGE, value_name = "MIN-MAX")]
+    pub nodeport_range: PortRange,
+}
+
+/// The effective, checked configuration of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// Name of this node.
+    pub node_name: String,
+    /// Uplinks by name; empty = found.
+    pub interfaces: Vec<String>,
+    /// Pod-facing interfaces.
+    pub pod_interfaces: Patterns,
+    /// True when the patterns above are the defaults, and other veths count as pod-facing too.
+    pub pod_interfaces_guessed: bool,
+    /// Overlay devices.
+    pub overlay_interfaces: Patterns,
+    /// BPF file system.
+    pub bpffs: PathBuf,
+    /// Status, ready file.
+    pub state_dir: PathBuf,
+    /// cgroup v2.
+    pub cgroup: PathBuf,
+    /// Map capacities.
+    pub sizes: Sizes,
+    /// XDP.
+    pub xdp_mode: XdpMode,
+    /// Log.
+    pub log_format: LogFormat,
+    /// Source of objects.
+    pub source: Source,
+    /// NodePort addresses.
+    pub node_port_addresses: NodePortAddresses,
+    /// Value of the service-proxy-name label; empty = absent.
+    pub service_proxy_name: String,
+    /// Masquerade ports.
+    pub snat_ports: PortRange,
+    /// NodePort range.
+    pub nodeport_range: PortRange,
+}
+
+impl RunArgs {
+    /// Checks everything and gives the effective configuration. `host_name` is the fallback node name.
+    pub fn into_config(self, host_name: &str) -> Result<Config, ConfigError> {
+        let node_name = self.node_name.unwrap_or_else(|| host_name.to_lowercase()).trim().to_owned();
+        if node_name.is_empty() {
+            return Err(bad("--node-name", "is empty, and the host has no name"));
+        }
+        for name in &self.interfaces {
+            if name.is_empty() || name.len() > 15 || name == "lo" || name.contains('/') {
+                return Err(bad("--interface", format!("`{name}` cannot be an uplink")));
+            }
+        }
+        for (flag, n) in [
+            ("--max-services", self.max_services),
+            ("--max-backends", self.max_backends),
+            ("--max-slots", self.max_slots),
+            ("--max-flows", self.max_flows),
+        ] {
+            if !(16..=1 << 24).contains(&n) {
+                return Err(bad(flag, format!("{n} is outside 16..=16777216")));
+            }
+        }
+        if self.snat_ports.overlaps(&self.nodeport_range) {
+            let message = format!("{} overlaps --nodeport-range {}", self.snat_ports, self.nodeport_range);
+            return Err(bad("--snat-ports", message));
+        }
+        absolute("--bpffs", &self.paths.bpffs)?;
+        absolute("--state-dir", &self.paths.state_dir)?;
+        let source = match (self.kubeconfig, self.api_url, self.manifests) {
+            (None, None, None) => Source::InCluster,
+            (Some(file), None, None) => Source::Kubeconfig(file),
+            (None, Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => {
+                Source::ApiUrl(url)
+            }
+            (None, Some(url), None) => {
+                return Err(bad("--api-url", format!("`{url}` is not an http(s) URL")));
+            }
+            (None, None, Some(dir)) => Source::Manifests(dir),
+            _ => {
+                return Err(bad(
+                    "--manifests",
+                    "only one of --kubeconfig, --api-url, --manifests may be given",
+                ));
+            }
+        };
+        let guessed = self.pod_interfaces.is_empty();
+        Ok(Config {
+            node_name,
+            interfaces: self.interfaces,
+            pod_interfaces: Patterns::new(
+                "--pod-interface",
+                &or_default(self.pod_interfaces, DEFAULT_POD_INTERFACES),
+            )?,
+            pod_interfaces_guessed: guessed,
+            overlay_interfaces: Patterns::new(
+                "--overlay-interface",
+                &or_default(self.overlay_interfaces, DEFAULT_OVERLAY_INTERFACES),
+            )?,
+            bpffs: self.paths.bpffs,
+            state_dir: self.paths.state_dir,
+            cgroup: self.cgroup,
+            sizes: Sizes {
+                services: self.max_services,
+                backends: self.max_backends,
+                slots: self.max_slots,
+                flows: self.max_flows,
+            },
+            xdp_mode: self.xdp_mode,
+            log_format: self.log_format,
+            source,
+            node_port_addresses: parse_node_port_addresses(&self.node_port_addresses)?,
+            service_proxy_name: self.service_proxy_name,
+            snat_ports: self.snat_ports,
+            nodeport_range: self.nodeport_range,
+        })
+    }
+}
+
+fn or_default(given: Vec<String>, default: &[&str]) -> Vec<String> {
+    if given.is_empty() { default.iter().map(|s| (*s).to_owned()).collect() } else { given }
+}
+
+fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() { Ok(()) } else { Err(bad(flag, format!("`{}` is not absolute", path.display()))) }
+}
+
+fn parse_node_port_addresses(words: &[String]) -> Result<NodePortAddresses, ConfigError> {
+    const FLAG: &str = "--node-port-addresses";
+    match words {
+        [] => Ok(NodePortAddresses::Uplinks),
+        [one] if one == "primary" => Ok(NodePortAddresses::Primary),
+        many => many
+            .iter()
+            .map(|w| match w.as_str() {
+                "primary" => Err(bad(FLAG, "`primary` cannot be combined with CIDRs")),
+                w => w.parse::<IpNet>().map_err(|_| bad(FLAG, format!("`{w}` is not a CIDR"))),
+            })
+            .collect::<Result<_, _>>()
+            .map(NodePortAddresses::Within),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let argv = std::iter::once("fairway").chain(flags.iter().copied());
+        Cli::try_parse_from(argv).expect("flags parse").run.into_config("Host-1")
+    }
+
+    #[test]
+    fn defaults_are_valid_and_printable() {
+        let c = config(&["--node-name", "n1"]).expect("valid");
+        assert_eq!(c.source, Source::InCluster);
+        assert_eq!(c.node_port_addresses, NodePortAddresses::Uplinks);
+        let json = serde_json::to_value(&c).expect("printable");
+        assert_eq!(json["snat_ports"], "61000-65535");
+        assert_eq!(json["xdp_mode"], "auto");
+        assert_eq!(json["sizes"]["services"], maps::DEFAULT_SERVICES);
+    }
+
+    #[test]
+    fn two_sources_are_refused() {
+        assert!(Cli::try_parse_from(["fairway", "--api-url", "http://a", "--manifests", "/m"]).is_err());
+    }
+
+    #[test]
+    fn masquerade_ports_never_touch_the_node_port_range() {
+        let e = config(&["--node-name", "n", "--snat-ports", "32000-40000"]).expect_err("overlap");
+        assert_eq!(e.flag, "--snat-ports");
+    }
+
+    #[test]
+    fn ranges_must_have_two_ordered_ports() {
+        for word in ["1", "0-9", "9-1", "a-b", "1-70000"] {
+            assert!(word.parse::<PortRange>().is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn node_port_addresses_are_primary_or_networks() {
+        let parse = |w: &str| config(&["--node-name", "n", "--node-port-addresses", w]);
+        assert_eq!(parse("primary").expect("valid").node_port_addresses, NodePortAddresses::Primary);
+        let within = parse("10.0.0.0/8,fd00::/8").expect("valid").node_port_addresses;
+        assert!(matches!(within, NodePortAddresses::Within(nets) if nets.len() == 2));
+        assert!(parse("primary,10.0.0.0/8").is_err());
+        assert!(parse("10.0.0.0/99").is_err());
+    }
+
+    #[test]
+    fn names_that_cannot_be_uplinks_are_refused() {
+        for name in ["lo", "a/b", "sixteen-letters-x"] {
+            assert!(config(&["--node-name", "n", "--interface", name]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        let c = config(&["--node-name", "n"]).expect("valid");
+        assert!(c.pod_interfaces.matches("veth12ab") && c.pod_interfaces.matches("cali123"));
+        assert!(!c.pod_interfaces.matches("eth0") && !c.pod_interfaces.matches("xveth1"));
+        assert!(c.overlay_interfaces.matches("vxlan.calico") && c.overlay_interfaces.matches("flannel.1"));
+    }
+
+    #[test]
+    fn sizes_have_bounds() {
+        assert_eq!(config(&["--node-name", "n", "--max-flows", "1"]).expect_err("small").flag, "--max-flows");
+    }
+}

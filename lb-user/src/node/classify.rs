@@ -1,0 +1,236 @@
+//! Which interfaces carry programs, and in which role: a pure function of the host's facts.
+//!
+//! Order of the rules, first match wins: loopback and inert devices never; names given with `--interface` are
+//! the uplinks, and without any those with a default route or one of the Node object's addresses; overlays by
+//! kind or pattern; pod-facing by pattern, or (when no pattern was given) every other veth and netkit. A bridge
+//! is never pod-facing itself: between two pods of one bridge the reply is switched and never reaches the
+//! bridge's IP layer, so its veth ports are.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+use super::facts::{Address, HostFacts, Kind, Link};
+use crate::config::Config;
+
+/// What an interface is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Faces the outside.
+    Uplink,
+    /// Carries packets between nodes, encapsulated.
+    Overlay,
+    /// Faces one pod.
+    Pod,
+}
+
+/// An interface that is to carry programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Managed {
+    /// ifindex.
+    pub index: u32,
+    /// Current name.
+    pub name: String,
+    /// Role.
+    pub role: Role,
+    /// The node's IPv4 address to masquerade with on it.
+    pub addr4: Option<Ipv4Addr>,
+    /// The IPv6 one, never link-local.
+    pub addr6: Option<Ipv6Addr>,
+    /// Hardware address; zeros without one.
+    pub mac: [u8; 6],
+}
+
+/// Gives every interface its role. `node_addresses` are those of the Node object, when it is known.
+/// Interfaces that are down are included: programs on them do no harm, and are there when they come up.
+pub fn classify(facts: &HostFacts, config: &Config, node_addresses: &[IpAddr]) -> Vec<Managed> {
+    let managed = |link: &Link| {
+        role_of(link, facts, config, node_addresses).map(|role| {
+            let addresses = facts.addresses_of(link.index);
+            Managed {
+                index: link.index,
+                name: link.name.clone(),
+                role,
+                addr4: source_of(addresses, |ip| match ip {
+                    IpAddr::V4(a) => Some(a),
+                    IpAddr::V6(_) => None,
+                }),
+                addr6: source_of(addresses, |ip| match ip {
+                    IpAddr::V6(a) => Some(a),
+                    IpAddr::V4(_) => None,
+                }),
+                mac: link.mac.unwrap_or_default(),
+            }
+        })
+    };
+    facts.links.values().filter_map(managed).collect()
+}
+
+fn role_of(link: &Link, facts: &HostFacts, config: &Config, node_addresses: &[IpAddr]) -> Option<Role> {
+    if matches!(link.kind, Kind::Loopback | Kind::Inert) {
+        return None;
+    }
+    let is_uplink = if config.interfaces.is_empty() {
+        facts.default_route_links.contains(&link.index)
+            || facts.addresses_of(link.index).iter().any(|a| node_addresses.contains(&a.ip))
+    } else {
+        config.interfaces.contains(&link.name)
+    };
+    if is_uplink {
+        return Some(Role::Uplink);
+    }
+    if link.kind == Kind::Tunnel || config.overlay_interfaces.matches(&link.name) {
+        return Some(Role::Overlay);
+    }
+    if link.kind == Kind::Bridge {
+        return None;
+    }
+    let guessed = config.pod_interfaces_guessed && matches!(link.kind, Kind::Veth | Kind::Netkit);
+    (guessed || config.pod_interfaces.matches(&link.name)).then_some(Role::Pod)
+}
+
+/// The address packets are masqueraded with: the first usable global one, primary before secondary.
+fn source_of<A>(addresses: &[Address], family: impl Fn(IpAddr) -> Option<A>) -> Option<A> {
+    let mut usable: Vec<&Address> = addresses.iter().filter(|a| is_source(a)).collect();
+    usable.sort_by_key(|a| a.secondary);
+    usable.into_iter().find_map(|a| family(a.ip))
+}
+
+/// True for an address of this node that other hosts can answer to.
+pub(super) fn is_source(a: &Address) -> bool {
+    a.global && !a.unusable && is_routable(&a.ip)
+}
+
+fn is_routable(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => !(a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_multicast()),
+        IpAddr::V6(a) => {
+            !(a.is_loopback() || a.is_unicast_link_local() || a.is_unspecified() || a.is_multicast())
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::RunArgs;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    pub fn config(flags: &[&str]) -> Config {
+        let argv = ["fairway", "--node-name", "n"].iter().chain(flags);
+        Cli::try_parse_from(argv).expect("flags").run.into_config("n").expect("config")
+    }
+
+    pub fn address(ip: &str) -> Address {
+        Address { ip: ip.parse().expect("ip"), global: true, unusable: false, secondary: false }
+    }
+
+    /// A host with eth0 (default route), eth1 (an internal net), a CNI bridge with a port, a ptp veth, VXLAN.
+    pub fn host() -> HostFacts {
+        let mut f = HostFacts::default();
+        let mut link = |index: u32, name: &str, kind, controller| {
+            let mac = Some([2, 0, 0, 0, 0, index as u8]);
+            f.links.insert(index, Link { index, name: name.into(), kind, up: true, controller, mac });
+        };
+        link(1, "lo", Kind::Loopback, None);
+        link(2, "eth0", Kind::Other, None);
+        link(3, "eth1", Kind::Other, None);
+        link(4, "cni0", Kind::Bridge, None);
+        link(5, "vethaa", Kind::Veth, Some(4));
+        link(6, "odd-name", Kind::Veth, None);
+        link(7, "flannel.1", Kind::Tunnel, None);
+        link(8, "kube-ipvs0", Kind::Inert, None);
+        f.default_route_links.insert(2);
+        f.addresses.insert(1, vec![Address { global: false, ..address("127.0.0.1") }]);
+        f.addresses.insert(
+            2,
+            vec![
+                Address { secondary: true, ..address("192.0.2.9") },
+                address("192.0.2.1"),
+                Address { global: false, ..address("fe80::1") },
+                Address { unusable: true, ..address("2001:db8::dead") },
+                address("2001:db8::1"),
+            ],
+        );
+        f.addresses.insert(3, vec![address("10.9.0.1")]);
+        f.addresses.insert(4, vec![address("10.244.0.1")]);
+        f.addresses.insert(8, vec![address("10.96.0.1")]);
+        f
+    }
+
+    fn roles(flags: &[&str], node_addresses: &[&str]) -> Vec<(String, Role)> {
+        let ips: Vec<IpAddr> = node_addresses.iter().map(|s| s.parse().expect("ip")).collect();
+        classify(&host(), &config(flags), &ips).into_iter().map(|m| (m.name, m.role)).collect()
+    }
+
+    fn expect(list: &[(&str, Role)]) -> Vec<(String, Role)> {
+        list.iter().map(|(n, r)| ((*n).to_owned(), *r)).collect()
+    }
+
+    #[test]
+    fn by_default_the_default_route_is_the_uplink_and_every_other_veth_faces_a_pod() {
+        let want = [
+            ("eth0", Role::Uplink),
+            ("vethaa", Role::Pod),
+            ("odd-name", Role::Pod),
+            ("flannel.1", Role::Overlay),
+        ];
+        assert_eq!(roles(&[], &[]), expect(&want));
+    }
+
+    #[test]
+    fn a_device_with_a_node_address_is_an_uplink_too() {
+        assert!(roles(&[], &["10.9.0.1"]).contains(&("eth1".into(), Role::Uplink)));
+    }
+
+    #[test]
+    fn named_interfaces_replace_the_guess_even_when_they_are_veths() {
+        let got = roles(&["--interface", "odd-name"], &["10.9.0.1"]);
+        let want = [("vethaa", Role::Pod), ("odd-name", Role::Uplink), ("flannel.1", Role::Overlay)];
+        assert_eq!(got, expect(&want));
+    }
+
+    #[test]
+    fn given_patterns_switch_the_guess_about_veths_off() {
+        let got = roles(&["--pod-interface", "vetha?"], &[]);
+        assert!(got.contains(&("vethaa".into(), Role::Pod)));
+        assert!(!got.iter().any(|(n, _)| n == "odd-name"));
+    }
+
+    #[test]
+    fn bridges_loopback_and_dummies_never_carry_programs() {
+        let got = roles(&["--pod-interface", "*"], &["10.96.0.1"]);
+        assert!(!got.iter().any(|(n, _)| n == "cni0" || n == "lo" || n == "kube-ipvs0"));
+    }
+
+    #[test]
+    fn a_bridge_with_the_default_route_is_an_uplink() {
+        let mut f = host();
+        f.default_route_links = [4].into();
+        let got = classify(&f, &config(&[]), &[]);
+        assert!(got.iter().any(|m| m.name == "cni0" && m.role == Role::Uplink));
+    }
+
+    #[test]
+    fn the_masquerade_address_is_primary_global_and_usable() {
+        let got = classify(&host(), &config(&[]), &[]);
+        assert_eq!(got[0].addr4, Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(got[0].addr6, Some("2001:db8::1".parse().expect("ip")));
+        assert_eq!(got[0].mac, [2, 0, 0, 0, 0, 2]);
+    }
+
+    #[test]
+    fn a_renamed_interface_keeps_its_index_and_gets_the_role_of_its_new_name() {
+        let mut f = host();
+        f.links.get_mut(&3).expect("eth1").name = "vxlan9".into();
+        let got = classify(&f, &config(&[]), &[]);
+        assert!(got.iter().any(|m| m.index == 3 && m.role == Role::Overlay));
+    }
+}
