@@ -74,6 +74,8 @@ reasons! {
     Reclaimed = 25, "flow_reclaimed", false;
     /// A new flow was made (not a packet's end).
     FlowCreated = 26, "flow_created", false;
+    /// IPv4 options or IPv6 extension headers: left to the stack.
+    IpOptions = 27, "pass_ip_options", false;
 }
 
 /// The hook dimension of the counters map.

@@ -1,0 +1,309 @@
+//! The flow table: one record for both directions in an array, found through one index entry per direction.
+//!
+//! Reuse of records is by a clock hand (second chance) that the datapath itself advances, so the table needs no agent:
+//! the hand takes free, expired, and (under pressure) unanswered or closed records, never a live flow. Freeing a record
+//! deletes both index entries, so no half of a pair can be lost on its own; a stale entry is recognised by `seq`.
+//! Races between CPUs are settled by the index: `insert if absent` on the reply tuple, then on the client's.
+
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::parse::{Parsed, flag};
+use crate::rewrite::inverse;
+use crate::tables::Tables;
+use lb_common::flow::*;
+use lb_common::{Config, Flow, FlowKey, FlowRef, Reason, hash};
+
+/// How many records the hand looks at before a new flow is refused.
+const HAND_TRIES: u32 = 8;
+/// How many masquerade ports are tried before a new flow is refused.
+const PORT_TRIES: u32 = 16;
+/// Under pressure an unanswered flow may be replaced after this long (TCP's first SYN retransmission is at 1 s).
+const UNANSWERED_GRACE: u32 = ticks(3_000);
+/// Under pressure a closed flow may be replaced after this long.
+const CLOSED_GRACE: u32 = ticks(1_000);
+
+/// A record found through the index.
+pub struct Found<A> {
+    /// The record.
+    pub rec: *mut Flow<A>,
+    /// The packet is a reply.
+    pub reverse: bool,
+}
+
+/// The live record of a tuple.
+#[inline(always)]
+pub fn find<F: Family, T: Tables<F>>(t: &T, key: &FlowKey<F::A>, now: u32) -> Option<Found<F::A>> {
+    let r = t.index_get(key)?;
+    let rec = live(t, r, now)?;
+    Some(Found { rec, reverse: r.slot & REF_REVERSE != 0 })
+}
+
+/// The record a reference names, unless it is stale, free or expired.
+#[inline(always)]
+fn live<F: Family, T: Tables<F>>(t: &T, r: FlowRef, now: u32) -> Option<*mut Flow<F::A>> {
+    let rec = t.flow(r.slot & !REF_REVERSE)?;
+    // SAFETY: `rec` points at a map element, which lives as long as the program runs. Concurrent writers exist; a
+    // torn read is caught by `seq`, or harmless (counters, state bits).
+    let f = unsafe { &*rec };
+    (f.seq == r.seq && f.state & ST_USED != 0 && !f.is_expired(now)).then_some(rec)
+}
+
+/// Frees a record: both index entries, if they still are this record's, then the record.
+#[inline(always)]
+pub fn free<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>) {
+    // SAFETY: as in `live`.
+    unsafe {
+        let seq = (*rec).seq;
+        let orig = (*rec).orig;
+        if let Some(r) = t.index_get(&orig)
+            && r.seq == seq
+        {
+            t.index_delete(&orig);
+        }
+        let reply = (*rec).reply;
+        if let Some(r) = t.index_get(&reply)
+            && r.seq == seq
+        {
+            t.index_delete(&reply);
+        }
+        (*rec).state = 0;
+    }
+}
+
+/// May the hand take this record for a new flow?
+#[inline(always)]
+fn replaceable<A: Copy>(f: &Flow<A>, now: u32) -> bool {
+    if f.state & ST_USED == 0 || f.is_expired(now) {
+        return true;
+    }
+    let idle = now.wrapping_sub(f.last_tick) as i32;
+    (f.is_closed() && idle > CLOSED_GRACE as i32)
+        || (f.state & ST_REPLIED == 0 && idle > UNANSWERED_GRACE as i32)
+}
+
+/// What a new flow is made of.
+pub struct NewFlow<A> {
+    /// client → frontend.
+    pub orig: FlowKey<A>,
+    /// backend → client (or → this node); the port towards the client is chosen here.
+    pub reply: FlowKey<A>,
+    /// Backend id and generation.
+    pub backend: (u32, u32),
+    /// Service-port id.
+    pub svc_id: u32,
+    /// `FLOW_*`.
+    pub flags: u32,
+    /// Interface the client's packet came in by.
+    pub client_ifindex: u32,
+}
+
+/// Makes a flow, or names why it cannot be. Never displaces a live one (commitment 7).
+#[inline(always)]
+pub fn create<F: Family, T: Tables<F>, P: Packet>(
+    t: &T,
+    p: &P,
+    c: &Config,
+    n: &mut NewFlow<F::A>,
+    now: u32,
+) -> Result<*mut Flow<F::A>, Reason> {
+    let (slot, rec) = claim(t, p, c, now)?;
+    // SAFETY: as in `live`; the hand gave this slot to us alone.
+    let seq = unsafe {
+        // Even and never 0: 0 would match an index entry that was never written.
+        let seq = (*rec).seq.wrapping_add(2) | 2;
+        (*rec).seq = seq;
+        (*rec).flags = n.flags;
+        (*rec).last_tick = now;
+        (*rec).backend_id = n.backend.0;
+        (*rec).backend_generation = n.backend.1;
+        (*rec).svc_id = n.svc_id;
+        (*rec).orig = n.orig;
+        (*rec).fwd_hop.ifindex = 0;
+        (*rec).rev_hop.ifindex = 0;
+        (*rec).fwd_packets = 0;
+        (*rec).rev_packets = 0;
+        (*rec).born_tick = now;
+        (*rec).client_ifindex = n.client_ifindex;
+        (*rec).reply = n.reply;
+        (*rec).state = ST_USED;
+        seq
+    };
+    if let Err(why) = claim_reply::<F, T>(t, c, n, FlowRef { slot: slot | REF_REVERSE, seq }, rec, now) {
+        // SAFETY: as above.
+        unsafe { (*rec).state = 0 };
+        return Err(why);
+    }
+    let fwd = FlowRef { slot, seq };
+    if insert_or_replace_stale::<F, T>(t, &n.orig, fwd, now) {
+        t.count(p.hook(), Reason::FlowCreated);
+        return Ok(rec);
+    }
+    // Another CPU made this flow a moment ago: use that one.
+    free(t, rec);
+    match find(t, &n.orig, now) {
+        Some(f) if !f.reverse => Ok(f.rec),
+        _ => Err(Reason::FlowTableFull),
+    }
+}
+
+/// Advances the hand to a record that may be taken, and frees it.
+#[inline(always)]
+fn claim<F: Family, T: Tables<F>, P: Packet>(
+    t: &T,
+    p: &P,
+    c: &Config,
+    now: u32,
+) -> Result<(u32, *mut Flow<F::A>), Reason> {
+    let len = t.flows_len(c);
+    let mut i = 0;
+    while i < HAND_TRIES && len != 0 {
+        let slot = t.hand() % len;
+        if let Some(rec) = t.flow(slot) {
+            // SAFETY: as in `live`.
+            let f = unsafe { &*rec };
+            if replaceable(f, now) {
+                if f.state & ST_USED != 0 {
+                    free(t, rec);
+                    t.count(p.hook(), Reason::Reclaimed);
+                }
+                return Ok((slot, rec));
+            }
+        }
+        i += 1;
+    }
+    Err(Reason::FlowTableFull)
+}
+
+/// Inserts the reply tuple, trying other ports towards the backend while it is taken: first the client's own (unless
+/// masqueraded and inside the NodePort range), then the masquerade range. Per destination tuple, by construction.
+#[inline(always)]
+fn claim_reply<F: Family, T: Tables<F>>(
+    t: &T,
+    c: &Config,
+    n: &mut NewFlow<F::A>,
+    r: FlowRef,
+    rec: *mut Flow<F::A>,
+    now: u32,
+) -> Result<(), Reason> {
+    let own = u16::from_be(n.orig.sport_be) as u32;
+    let forbidden = n.flags & FLOW_SNAT != 0 && own >= c.nodeport_min && own <= c.nodeport_max;
+    let span = c.snat_port_max.wrapping_sub(c.snat_port_min).wrapping_add(1);
+    let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
+    let mut i = if forbidden { 1 } else { 0 };
+    while i < PORT_TRIES {
+        let port = if i == 0 { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
+        n.reply.dport_be = (port as u16).to_be();
+        // SAFETY: as in `live`; nobody finds the record before the index names it.
+        unsafe { (*rec).reply.dport_be = n.reply.dport_be };
+        if insert_or_replace_stale::<F, T>(t, &n.reply, r, now) {
+            return Ok(());
+        }
+        i += 1;
+    }
+    Err(Reason::NoSnatPort)
+}
+
+/// Inserts an index entry; an entry in the way is removed if it means nothing any more.
+#[inline(always)]
+fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: FlowRef, now: u32) -> bool {
+    if t.index_insert(k, r) {
+        return true;
+    }
+    match t.index_get(k) {
+        Some(old) if live(t, old, now).is_none() => {
+            t.index_delete(k);
+            t.index_insert(k, r)
+        }
+        _ => false,
+    }
+}
+
+/// Notes a packet of the client's.
+#[inline(always)]
+pub fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+    // SAFETY: as in `live`.
+    let f = unsafe { &mut *rec };
+    touch(f, now);
+    f.fwd_packets = f.fwd_packets.wrapping_add(1);
+    if p.is_tcp() {
+        let mut s = f.state;
+        if p.tcp_flags & flag::RST != 0 {
+            s |= ST_RST;
+        } else if p.tcp_flags & flag::SYN == 0 {
+            // Data after a RST: the RST was not believed, so the connection lives.
+            s &= !ST_RST;
+            if s & ST_REPLIED != 0 {
+                s |= ST_ESTABLISHED;
+            }
+            if p.tcp_flags & flag::FIN != 0 {
+                s |= ST_FIN_FWD;
+            }
+        }
+        if s != f.state {
+            f.state = s;
+        }
+    }
+}
+
+/// Notes a packet of the backend's.
+#[inline(always)]
+pub fn on_reply<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+    // SAFETY: as in `live`.
+    let f = unsafe { &mut *rec };
+    touch(f, now);
+    f.rev_packets = f.rev_packets.wrapping_add(1);
+    let mut s = f.state | ST_REPLIED;
+    if p.is_tcp() {
+        if p.tcp_flags & flag::RST != 0 {
+            s |= ST_RST;
+        } else if p.tcp_flags & flag::FIN != 0 {
+            s |= ST_FIN_REV;
+        }
+    }
+    if s != f.state {
+        f.state = s;
+    }
+}
+
+#[inline(always)]
+fn touch<A>(f: &mut Flow<A>, now: u32) {
+    // A store only when it changes: keeps the cache line shared while both directions run on different CPUs.
+    if f.last_tick != now {
+        f.last_tick = now;
+    }
+}
+
+/// Frees the expired records of `start .. start + count` (at most [`SWEEP_MAX`]); returns how many.
+#[inline(always)]
+pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
+    let now = t.now_tick();
+    let mut freed = 0;
+    let mut i = 0;
+    while i < SWEEP_MAX && i < count {
+        if let Some(rec) = t.flow(start.wrapping_add(i)) {
+            // SAFETY: as in `live`.
+            let f = unsafe { &*rec };
+            if f.state & ST_USED != 0 && f.is_expired(now) {
+                free(t, rec);
+                freed += 1;
+            }
+        }
+        i += 1;
+    }
+    freed
+}
+
+/// Records per sweep call: bounds the time of one BPF_PROG_TEST_RUN.
+pub const SWEEP_MAX: u32 = 1024;
+
+/// The tuple a forward packet gets.
+#[inline(always)]
+pub fn forward_target<A: Copy>(f: &Flow<A>) -> FlowKey<A> {
+    inverse(&f.reply)
+}
+
+/// The tuple a reply gets.
+#[inline(always)]
+pub fn reply_target<A: Copy>(f: &Flow<A>) -> FlowKey<A> {
+    inverse(&f.orig)
+}

@@ -1,0 +1,97 @@
+//! Where a translated packet leaves: the route, asked of the FIB and cached in the flow for half a second.
+//!
+//! A changed route or neighbour therefore heals within [`HOP_FRESH`]. XDP forwards only what it can finish (route and
+//! neighbour known, device takes redirects, packet fits the MTU); everything else passes unmodified to tc on the same
+//! device, where `bpf_redirect_neigh` resolves neighbours and any device will do.
+
+use crate::family::Family;
+use crate::packet::*;
+use crate::rewrite::{has_macs, macs, swap_macs};
+use crate::tables::Tables;
+use lb_common::Reason;
+use lb_common::config::IFACE_CAN_XDP_REDIRECT;
+use lb_common::flow::{HOP_FRESH, Hop};
+
+/// A way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Interface.
+    pub ifindex: u32,
+    /// MACs; all zero = let the stack resolve the neighbour.
+    pub macs: [u32; 3],
+}
+
+/// Is this FIB answer something this hook can act on?
+#[inline(always)]
+pub fn accept<P: Packet, F: Family, T: Tables<F>>(p: &P, t: &T, fib: &Fib) -> Result<Route, Reason> {
+    match fib.status {
+        FIB_SUCCESS => {
+            if P::IS_XDP {
+                if fib.mtu != 0 && p.len() > fib.mtu as usize + 14 {
+                    return Err(Reason::ToTc);
+                }
+                if fib.ifindex != p.ifindex() && !takes_redirects(t, fib.ifindex) {
+                    return Err(Reason::ToTc);
+                }
+            }
+            Ok(Route { ifindex: fib.ifindex, macs: fib.macs })
+        }
+        FIB_NO_NEIGH if !P::IS_XDP => Ok(Route { ifindex: fib.ifindex, macs: [0; 3] }),
+        _ if P::IS_XDP => Err(Reason::ToTc),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+#[inline(always)]
+fn takes_redirects<F: Family, T: Tables<F>>(t: &T, ifindex: u32) -> bool {
+    matches!(t.iface(ifindex), Some(i) if i.flags & IFACE_CAN_XDP_REDIRECT != 0)
+}
+
+/// The route towards `q`'s destination, from the flow's cache or the FIB.
+#[inline(always)]
+pub fn route<P: Packet, F: Family, T: Tables<F>>(
+    p: &mut P,
+    t: &T,
+    hop: *mut Hop,
+    q: &FibQuery,
+    now: u32,
+) -> Result<Route, Reason> {
+    // SAFETY: `hop` lies in a flow record, a map element.
+    let h = unsafe { &mut *hop };
+    if h.ifindex != 0 && now.wrapping_sub(h.at_tick) < HOP_FRESH && has_macs(h) {
+        let r = Route { ifindex: h.ifindex, macs: h.macs };
+        if P::IS_XDP && r.ifindex != p.ifindex() && !takes_redirects(t, r.ifindex) {
+            return Err(Reason::ToTc);
+        }
+        return Ok(r);
+    }
+    let fib = p.fib(q);
+    let r = accept::<P, F, T>(p, t, &fib)?;
+    h.ifindex = 0;
+    h.macs = r.macs;
+    h.at_tick = now;
+    h.ifindex = r.ifindex;
+    Ok(r)
+}
+
+/// Sends the frame along a route.
+#[inline(always)]
+pub fn send<P: Packet>(p: &mut P, r: &Route, reason: Reason) -> End {
+    if (r.macs[0] | r.macs[1] | r.macs[2]) == 0 {
+        return End { verdict: Verdict::RedirectNeigh(r.ifindex), reason };
+    }
+    if !macs(p, &r.macs) {
+        return End::drop(Reason::RewriteFailed);
+    }
+    let verdict = if P::IS_XDP && r.ifindex == p.ifindex() { Verdict::Tx } else { Verdict::Redirect(r.ifindex) };
+    End { verdict, reason }
+}
+
+/// Sends the frame back out of the interface it came in by, to whoever sent it.
+#[inline(always)]
+pub fn bounce<P: Packet>(p: &mut P, reason: Reason) -> End {
+    if !swap_macs(p) {
+        return End::drop(Reason::RewriteFailed);
+    }
+    End { verdict: if P::IS_XDP { Verdict::Tx } else { Verdict::Redirect(p.ifindex()) }, reason }
+}

@@ -1,0 +1,102 @@
+//! What differs between XDP and tc, and nothing else.
+
+use lb_common::reason::Hook;
+
+/// A question to the kernel's FIB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FibQuery {
+    /// Address family, `AF_INET` or `AF_INET6`.
+    pub af: u8,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Source address words; IPv4 uses the first.
+    pub src: [u32; 4],
+    /// Destination address words.
+    pub dst: [u32; 4],
+}
+
+/// The FIB's answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fib {
+    /// `BPF_FIB_LKUP_RET_*`.
+    pub status: u32,
+    /// Interface to leave by (valid for [`FIB_SUCCESS`] and [`FIB_NO_NEIGH`]).
+    pub ifindex: u32,
+    /// Destination MAC and source MAC, as they lie in a frame (valid for [`FIB_SUCCESS`]).
+    pub macs: [u32; 3],
+    /// MTU of the route; 0 = unknown.
+    pub mtu: u32,
+}
+
+/// Route and neighbour found.
+pub const FIB_SUCCESS: u32 = 0;
+/// The destination is this node.
+pub const FIB_NOT_FWDED: u32 = 4;
+/// Route found, neighbour not resolved.
+pub const FIB_NO_NEIGH: u32 = 7;
+
+/// A frame at one hook. Offsets count from the destination MAC.
+pub trait Packet {
+    /// True at XDP: no stack behind a redirect, so neighbours and odd devices are left to tc.
+    const IS_XDP: bool;
+    /// Which hook it is, for the counters.
+    fn hook(&self) -> Hook;
+    /// Pointer to `off`, if `off + len` lies inside the linear frame. `len` and `off` must be constants.
+    fn at(&self, off: usize, len: usize) -> Option<*mut u8>;
+    /// Length of the whole frame, non-linear part included.
+    fn len(&self) -> usize;
+    /// True for an empty frame.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Makes the first `len` bytes linear if the frame has them (tc; nothing at XDP).
+    fn pull(&mut self, len: usize);
+    /// Interface the frame came in by (tc egress: leaves by).
+    fn ifindex(&self) -> u32;
+    /// Repairs the L4 checksum at `off`: `addr_diff` belongs to the pseudo header, `port_diff` to the segment.
+    /// False = refused by the kernel.
+    fn fix_l4(&mut self, off: usize, addr_diff: u32, port_diff: u32, udp: bool) -> bool;
+    /// Tells the hook that header words outside any checksum (IPv6) changed by `diff`, for hardware sums.
+    fn header_changed(&mut self, diff: u32);
+    /// Asks the FIB.
+    fn fib(&mut self, q: &FibQuery) -> Fib;
+    /// Cuts the frame to `len` bytes, which are linear afterwards. False = refused.
+    fn truncate(&mut self, len: usize) -> bool;
+}
+
+/// What the hook is to do with the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Up the stack.
+    Pass,
+    /// Nowhere.
+    Drop,
+    /// Out of the interface it came in by.
+    Tx,
+    /// Out of another interface; the Ethernet header is complete.
+    Redirect(u32),
+    /// Out of another interface; the stack fills in the neighbour (tc only).
+    RedirectNeigh(u32),
+}
+
+/// A verdict and the one reason it is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// What to do.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: lb_common::Reason,
+}
+
+impl End {
+    /// Up the stack, unmodified.
+    #[inline(always)]
+    pub fn pass(reason: lb_common::Reason) -> End {
+        End { verdict: Verdict::Pass, reason }
+    }
+    /// Dropped.
+    #[inline(always)]
+    pub fn drop(reason: lb_common::Reason) -> End {
+        End { verdict: Verdict::Drop, reason }
+    }
+}
