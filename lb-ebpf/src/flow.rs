@@ -294,7 +294,7 @@ pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
 }
 
 /// Records per sweep call: bounds the time of one BPF_PROG_TEST_RUN.
-pub const SWEEP_MAX: u32 = 256;
+pub const SWEEP_MAX: u32 = 64;
 
 /// The tuple a forward packet gets.
 #[inline(always)]
