@@ -1,0 +1,57 @@
+//! Lists the lab's clusters on this machine and removes what killed runs left.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lab::residue::{Run, runs};
+
+/// Clusters that Fairway's lab made of network namespaces on this machine.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show every cluster, whether its process lives, and what exists of it.
+    List,
+    /// Remove the clusters whose process is gone.
+    Clean,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::List => runs().iter().for_each(describe),
+        Command::Clean => return Ok(clean()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(run: &Run) {
+    let state = if run.is_orphan() { "left over" } else { "in use" };
+    let (namespaces, mounts, processes) = (run.namespaces(), run.mounts().len(), run.processes().len());
+    println!(
+        "{}  {state}  {mounts} mounts  {processes} processes  {} namespaces",
+        run.name(),
+        namespaces.len()
+    );
+    namespaces.iter().for_each(|name| println!("  ip netns exec {name} sh"));
+}
+
+fn clean() -> ExitCode {
+    let mut failed = false;
+    for run in runs().iter().filter(|run| run.is_orphan()) {
+        let failures = run.remove();
+        println!(
+            "{} {}",
+            if failures.is_empty() { "removed" } else { "could not remove all of" },
+            run.name()
+        );
+        failures.iter().for_each(|failure| eprintln!("  {failure}"));
+        failed |= !failures.is_empty();
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
