@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod error;
+pub mod kube;
 pub mod model;
 pub mod node;
+pub mod sources;
 pub mod tables;

@@ -1,0 +1,171 @@
+//! Three watches, one store, one stream of snapshots.
+//!
+//! Services and EndpointSlices are filtered by label on the server (spec O1, O2), the own Node by name (O5). Errors
+//! never end a watch: they go to the status, and the watch goes on after a growing pause. "410 Gone" means a new list,
+//! which replaces what is known of that kind in one step.
+
+use std::time::{Duration, Instant};
+
+use ::kube::runtime::WatchStreamExt;
+use ::kube::runtime::utils::Backoff;
+use ::kube::runtime::watcher::{self, Event, watcher};
+use ::kube::{Api, Client, Error as ClientError};
+use backon::BackoffBuilder;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::connect::{self, KubeSource, WATCH_TIMEOUT_S, chain};
+use super::convert::Selection;
+use super::raw::{Kind, RawObject};
+use super::store::Store;
+use crate::sources::publish::{Publisher, StatusBoard};
+use crate::sources::{SourceError, SourceHandle};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// After so long without an error the pauses begin again with the first.
+const PAUSE_RESET: Duration = Duration::from_secs(60);
+/// Events between watches and store; a full channel only slows the reading.
+const QUEUE: usize = 1024;
+
+type Message = (Kind, Event<RawObject>);
+
+/// Starts watching; returns as soon as the configuration is understood, whether or not the API can be reached.
+pub async fn start(source: KubeSource) -> Result<SourceHandle, SourceError> {
+    let config = source.config().await?;
+    let url = config.cluster_url.to_string();
+    let (board, status) = StatusBoard::new(format!("Kubernetes API {url}"), Kind::ALL.len());
+    let client = connect::client(config, board.clone())?;
+    let selection = Selection { service_proxy_name: source.service_proxy_name.clone() };
+    info!(url, node = source.node_name, selector = selection.label_selector(), "watching the Kubernetes API");
+
+    let (publisher, snapshots) = Publisher::new();
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    for kind in Kind::ALL {
+        let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S);
+        let config = match kind {
+            Kind::Services | Kind::Slices => config.labels(&selection.label_selector()),
+            Kind::Nodes => config.fields(&format!("metadata.name={}", source.node_name)),
+        };
+        tasks.spawn(follow(kind, client.clone(), config, board.clone(), sender.clone()));
+    }
+    drop(sender);
+    tasks.spawn(keep(Store::new(selection), publisher, receiver));
+    Ok(SourceHandle::new(snapshots, status, tasks))
+}
+
+/// Watches one kind for ever.
+async fn follow(
+    kind: Kind,
+    client: Client,
+    config: watcher::Config,
+    board: StatusBoard,
+    sender: mpsc::Sender<Message>,
+) {
+    let mut pauses = Pauses::default();
+    loop {
+        let api: Api<RawObject> = Api::all_with(client.clone(), &kind);
+        let mut events = watcher(api, config.clone()).backoff(Pauses::default()).boxed();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    // `Init` says only that a list will be tried.
+                    if !matches!(event, Event::Init) {
+                        board.ok(kind.index());
+                    }
+                    if sender.send((kind, event)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let text = format!("{}: {}", kind.plural(), chain(&error));
+                    warn!(kind = kind.plural(), error = text, "the watch was interrupted");
+                    board.failed(kind.index(), text);
+                    if gone_at_start(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        // The watcher would ask for the same lost version for ever: begin again with a list.
+        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+    }
+}
+
+fn gone_at_start(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(ClientError::Api(status)) if status.code == 410)
+}
+
+/// Keeps the store and publishes.
+async fn keep(mut store: Store, mut publisher: Publisher, mut receiver: mpsc::Receiver<Message>) {
+    let mut ready = false;
+    loop {
+        let due = publisher.due().filter(|_| ready);
+        tokio::select! {
+            message = receiver.recv() => {
+                let Some((kind, event)) = message else { return };
+                if store.take(kind, event) {
+                    publisher.mark_dirty();
+                }
+                ready = ready || store.is_complete();
+            }
+            () = until(due) => {
+                if let Some((world, problems)) = store.world() {
+                    publisher.publish(world, problems);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until `due`; for ever if there is nothing due.
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Growing pauses with jitter that begin anew only after a quiet time, not with the first success: a list that
+/// fails half-way again and again is no success.
+struct Pauses {
+    pauses: backon::ExponentialBackoff,
+    last: Option<Instant>,
+}
+
+impl Pauses {
+    fn fresh() -> backon::ExponentialBackoff {
+        backon::ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_factor(2.0)
+            .with_jitter()
+            .without_max_times()
+            .build()
+    }
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Pauses { pauses: Pauses::fresh(), last: None }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.last.is_some_and(|last| last.elapsed() > PAUSE_RESET) {
+            self.pauses = Pauses::fresh();
+        }
+        self.last = Some(Instant::now());
+        self.pauses.next()
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {}
+}
