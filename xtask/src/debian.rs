@@ -51,8 +51,8 @@ fn candidate_in(policy: &str) -> Option<String> {
 
 /// Installs packages; the lists must be fresh.
 pub fn install(packages: &[&str], purpose: &str) -> Result<()> {
-    let line = install_line(packages);
-    shell::step(&format!("Installing Debian packages {purpose}: {line}"), || {
+    shell::say(format!("About to install, {purpose}: {}", install_line(packages)));
+    shell::step("Installing Debian packages", || {
         // --no-remove: Debian's own rustc, say, must not vanish because ours conflicts with it.
         let flags = ["-q", "install", "-y", "--no-install-recommends", "--no-remove"];
         shell::run_helper(apt_get().args(flags).args(packages))

@@ -49,7 +49,8 @@ fn install_compiler() -> Result<Compiler> {
     if shell::find_program("rustup").is_some() {
         let mut command = Command::new("rustup");
         command.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
-        shell::step(&format!("Installing with {}", shell::spelled(&command)), || {
+        shell::say(format!("About to install, to compile the datapath: {}", shell::spelled(&command)));
+        shell::step("Installing the nightly toolchain", || {
             shell::run_helper(command.env_remove("RUSTUP_TOOLCHAIN"))
         })?;
         return Compiler::of_rustup().context("the nightly toolchain was installed, but does not work");
@@ -70,7 +71,7 @@ fn install_linker(llvm: u64) -> Result<()> {
     if !LINKER_LLVMS.contains(&llvm) {
         return binstall_linker(llvm);
     }
-    let prefix = format!("/usr/lib/llvm-{llvm}");
+    let prefix = llvm_prefix(llvm);
     let llvm_package = format!("llvm-{llvm}-dev");
     let mut packages = Vec::new();
     if !Path::new(&prefix).join("bin/llvm-config").is_file() {
@@ -93,8 +94,8 @@ fn install_linker(llvm: u64) -> Result<()> {
     command.args(linker_arguments(llvm)).env("LLVM_PREFIX", &prefix).env(llvm_sys_variable(llvm), &prefix);
     // Built in cargo's own temporary directory, whatever this workspace's is.
     command.env_remove("CARGO_TARGET_DIR");
-    let title = format!("Building bpf-linker (about a minute): LLVM_PREFIX={prefix} {}", linker_line(llvm));
-    shell::step(&title, || shell::run_helper(&mut command))
+    shell::say(format!("About to install, to link the datapath: {}", linker_line(llvm)));
+    shell::step("Building bpf-linker (about a minute)", || shell::run_helper(&mut command))
 }
 
 fn binstall_linker(llvm: u64) -> Result<()> {
@@ -103,7 +104,8 @@ fn binstall_linker(llvm: u64) -> Result<()> {
     }
     let mut command = Command::new(workspace::host_cargo());
     command.args(["binstall", "--no-confirm", "bpf-linker"]);
-    shell::step(&format!("Installing with {}", shell::spelled(&command)), || shell::run_helper(&mut command))
+    shell::say(format!("About to install, to link the datapath: {}", shell::spelled(&command)));
+    shell::step("Installing bpf-linker", || shell::run_helper(&mut command))
 }
 
 fn linker_arguments(llvm: u64) -> Vec<String> {
@@ -115,8 +117,14 @@ fn linker_arguments(llvm: u64) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
+/// The command by which a person builds bpf-linker.
 fn linker_line(llvm: u64) -> String {
-    format!("cargo {}", linker_arguments(llvm).join(" "))
+    let (prefix, variable) = (llvm_prefix(llvm), llvm_sys_variable(llvm));
+    format!("LLVM_PREFIX={prefix} {variable}={prefix} cargo {}", linker_arguments(llvm).join(" "))
+}
+
+fn llvm_prefix(llvm: u64) -> String {
+    format!("/usr/lib/llvm-{llvm}")
 }
 
 /// The variable from which llvm-sys of that LLVM takes its place.
@@ -133,11 +141,9 @@ fn both_ways() -> String {
          \x20   cargo binstall bpf-linker        (or build it with cargo install against LLVM)\n\
          \x20 on Debian or Ubuntu, as root, where there is no package `rustc`:\n\
          \x20   {}\n\
-         \x20   LLVM_PREFIX=/usr/lib/llvm-22 {}=/usr/lib/llvm-22 \\\n\
-         \x20     {}\n\
+         \x20   {}\n\
          The cause",
         debian::install_line(&[COMPILER_PACKAGES, &["llvm-22-dev", "g++"]].concat()),
-        llvm_sys_variable(22),
         linker_line(22),
     )
 }

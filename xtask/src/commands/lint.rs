@@ -49,6 +49,6 @@ fn ensure_cargo_deny(workspace: &Workspace) -> Result<()> {
     let mut install: Command = workspace.cargo("install");
     install.args(["cargo-deny", "--locked", "--version", CARGO_DENY_VERSION]);
     install.env_remove("CARGO_TARGET_DIR");
-    let title = format!("cargo-deny is missing; building it (some minutes): {}", shell::spelled(&install));
-    shell::step(&title, || shell::run_helper(&mut install))
+    shell::say(format!("cargo-deny is missing; about to install it: {}", shell::spelled(&install)));
+    shell::step("Building cargo-deny (some minutes)", || shell::run_helper(&mut install))
 }
