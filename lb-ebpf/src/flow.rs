@@ -6,6 +6,7 @@
 //! Races between CPUs are settled by the index: `insert if absent` on the reply tuple, then on the client's.
 
 use crate::family::Family;
+use crate::mem::put;
 use crate::packet::Packet;
 use crate::parse::{Parsed, flag};
 use crate::rewrite::inverse;
@@ -117,14 +118,14 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
         (*rec).backend_id = n.backend.0;
         (*rec).backend_generation = n.backend.1;
         (*rec).svc_id = n.svc_id;
-        (*rec).orig = n.orig;
+        put(&raw mut (*rec).orig, &n.orig);
         (*rec).fwd_hop.ifindex = 0;
         (*rec).rev_hop.ifindex = 0;
         (*rec).fwd_packets = 0;
         (*rec).rev_packets = 0;
         (*rec).born_tick = now;
         (*rec).client_ifindex = n.client_ifindex;
-        (*rec).reply = n.reply;
+        put(&raw mut (*rec).reply, &n.reply);
         (*rec).state = ST_USED;
         seq
     };

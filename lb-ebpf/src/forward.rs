@@ -78,13 +78,13 @@ pub fn route<P: Packet, F: Family, T: Tables<F>>(
 #[inline(always)]
 pub fn send<P: Packet>(p: &mut P, r: &Route, reason: Reason) -> End {
     if (r.macs[0] | r.macs[1] | r.macs[2]) == 0 {
-        return End { verdict: Verdict::RedirectNeigh(r.ifindex), reason };
+        return End::out(Verdict::RedirectNeigh, r.ifindex, reason);
     }
     if !macs(p, &r.macs) {
         return End::drop(Reason::RewriteFailed);
     }
-    let verdict = if P::IS_XDP && r.ifindex == p.ifindex() { Verdict::Tx } else { Verdict::Redirect(r.ifindex) };
-    End { verdict, reason }
+    let verdict = if P::IS_XDP && r.ifindex == p.ifindex() { Verdict::Tx } else { Verdict::Redirect };
+    End::out(verdict, r.ifindex, reason)
 }
 
 /// Sends the frame back out of the interface it came in by, to whoever sent it.
@@ -93,5 +93,5 @@ pub fn bounce<P: Packet>(p: &mut P, reason: Reason) -> End {
     if !swap_macs(p) {
         return End::drop(Reason::RewriteFailed);
     }
-    End { verdict: if P::IS_XDP { Verdict::Tx } else { Verdict::Redirect(p.ifindex()) }, reason }
+    End::out(if P::IS_XDP { Verdict::Tx } else { Verdict::Redirect }, p.ifindex(), reason)
 }

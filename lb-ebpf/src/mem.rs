@@ -30,3 +30,19 @@ pub unsafe fn wr<T: Copy>(p: *mut u8, off: usize, v: T) {
         }
     }
 }
+
+/// Copies a plain struct of 32-bit words, word by word: LLVM would make it a `memmove` call, which is a byte loop in a
+/// subprogram on BPF.
+///
+/// # Safety
+/// `dst` must be writable; `T` must consist of 32-bit words.
+#[inline(always)]
+pub unsafe fn put<T: Copy>(dst: *mut T, src: &T) {
+    let (d, s) = (dst as *mut u32, src as *const T as *const u32);
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: the caller's promise; `i` stays inside `T`.
+        unsafe { d.add(i).write_volatile(s.add(i).read()) };
+        i += 1;
+    }
+}

@@ -73,30 +73,40 @@ pub enum Verdict {
     Drop,
     /// Out of the interface it came in by.
     Tx,
-    /// Out of another interface; the Ethernet header is complete.
-    Redirect(u32),
-    /// Out of another interface; the stack fills in the neighbour (tc only).
-    RedirectNeigh(u32),
+    /// Out of `End::ifindex`; the Ethernet header is complete.
+    Redirect,
+    /// Out of `End::ifindex`; the stack fills in the neighbour (tc only).
+    RedirectNeigh,
 }
 
 /// A verdict and the one reason it is counted under.
+///
+/// Plain fields, no payload in the enum: an unused payload is an undefined value to LLVM, which may spill it, which the
+/// verifier refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
     /// What to do.
     pub verdict: Verdict,
+    /// Interface of a redirect; 0 otherwise.
+    pub ifindex: u32,
     /// Why.
     pub reason: lb_common::Reason,
 }
 
 impl End {
-    /// Up the stack, unmodified.
+    /// Up the stack.
     #[inline(always)]
     pub fn pass(reason: lb_common::Reason) -> End {
-        End { verdict: Verdict::Pass, reason }
+        End { verdict: Verdict::Pass, ifindex: 0, reason }
     }
     /// Dropped.
     #[inline(always)]
     pub fn drop(reason: lb_common::Reason) -> End {
-        End { verdict: Verdict::Drop, reason }
+        End { verdict: Verdict::Drop, ifindex: 0, reason }
+    }
+    /// Out of an interface.
+    #[inline(always)]
+    pub fn out(verdict: Verdict, ifindex: u32, reason: lb_common::Reason) -> End {
+        End { verdict, ifindex, reason }
     }
 }

@@ -52,12 +52,14 @@ impl<A> Parsed<A> {
     }
 }
 
-/// Ethertype of the frame as it lies there, or the reason it has none.
+/// Ethertype of the frame as it lies there; 0 for a frame too short to have one.
 #[inline(always)]
-pub fn ethertype_be<P: Packet>(p: &P) -> Result<u16, Reason> {
-    let Some(b) = p.at(0, 14) else { return Err(Reason::Malformed) };
-    // SAFETY: 14 bytes were checked.
-    Ok(unsafe { rd::<u16>(b, 12) })
+pub fn ethertype_be<P: Packet>(p: &P) -> u16 {
+    match p.at(0, 14) {
+        // SAFETY: 14 bytes were checked.
+        Some(b) => unsafe { rd::<u16>(b, 12) },
+        None => 0,
+    }
 }
 
 /// Parses family `F`'s packet.

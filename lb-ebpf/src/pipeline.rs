@@ -23,10 +23,10 @@ use lb_common::{Addr, Backend, Config, Flow, FlowKey, Reason, Svc, SvcKey};
 pub fn run_ingress<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T, role: Role) -> End {
     p.pull(V6::L4 + 20);
     let end = match ethertype_be(p) {
-        Ok(e) if e == V4::ETHERTYPE_BE => ingress::<P, V4, T>(p, t, role),
-        Ok(e) if e == V6::ETHERTYPE_BE => ingress::<P, V6, T>(p, t, role),
-        Ok(_) => End::pass(Reason::NotIp),
-        Err(r) => End::pass(r),
+        e if e == V4::ETHERTYPE_BE => ingress::<P, V4, T>(p, t, role),
+        e if e == V6::ETHERTYPE_BE => ingress::<P, V6, T>(p, t, role),
+        0 => End::pass(Reason::Malformed),
+        _ => End::pass(Reason::NotIp),
     };
     <T as Tables<V4>>::count(t, p.hook(), end.reason);
     end
@@ -37,10 +37,10 @@ pub fn run_ingress<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T, role
 pub fn run_egress<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T) -> End {
     p.pull(V6::L4 + 20);
     let end = match ethertype_be(p) {
-        Ok(e) if e == V4::ETHERTYPE_BE => egress::<P, V4, T>(p, t),
-        Ok(e) if e == V6::ETHERTYPE_BE => egress::<P, V6, T>(p, t),
-        Ok(_) => End::pass(Reason::NotIp),
-        Err(r) => End::pass(r),
+        e if e == V4::ETHERTYPE_BE => egress::<P, V4, T>(p, t),
+        e if e == V6::ETHERTYPE_BE => egress::<P, V6, T>(p, t),
+        0 => End::pass(Reason::Malformed),
+        _ => End::pass(Reason::NotIp),
     };
     <T as Tables<V4>>::count(t, p.hook(), end.reason);
     end

@@ -103,9 +103,9 @@ pub fn action(e: End) -> i32 {
         Verdict::Pass => TCX_NEXT,
         Verdict::Drop => TC_ACT_SHOT,
         // SAFETY: no memory is passed.
-        Verdict::Redirect(i) => unsafe { bpf_redirect(i, 0) as i32 },
+        Verdict::Redirect => unsafe { bpf_redirect(e.ifindex, 0) as i32 },
         // SAFETY: null parameters ask for a neighbour lookup by the packet's destination.
-        Verdict::RedirectNeigh(i) => unsafe { bpf_redirect_neigh(i, core::ptr::null_mut(), 0, 0) as i32 },
+        Verdict::RedirectNeigh => unsafe { bpf_redirect_neigh(e.ifindex, core::ptr::null_mut(), 0, 0) as i32 },
         Verdict::Tx => TC_ACT_SHOT,
     }
 }

@@ -88,6 +88,6 @@ pub fn action(e: End) -> u32 {
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Tx => xdp_action::XDP_TX,
         // SAFETY: no memory is passed.
-        Verdict::Redirect(i) | Verdict::RedirectNeigh(i) => unsafe { bpf_redirect(i, 0) as u32 },
+        Verdict::Redirect | Verdict::RedirectNeigh => unsafe { bpf_redirect(e.ifindex, 0) as u32 },
     }
 }
