@@ -259,6 +259,9 @@ pub struct RunArgs {
     /// Serve Services whose label service.kubernetes.io/service-proxy-name has this value [default: unlabelled]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub service_proxy_name: String,
+    /// Program spec.externalIPs (off: whoever may create Services could catch others' traffic, CVE-2020-8554)
+    #[arg(long)]
+    pub external_ips: bool,
     /// Ports to masquerade with when the client's own is taken
     #[arg(long, default_value = DEFAULT_SNAT_PORTS, value_name = "MIN-MAX")]
     pub snat_ports: PortRange,
@@ -298,6 +301,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Value of the service-proxy-name label; empty = absent.
     pub service_proxy_name: String,
+    /// Program spec.externalIPs.
+    pub external_ips: bool,
     /// Masquerade ports.
     pub snat_ports: PortRange,
     /// NodePort range.
@@ -376,6 +381,7 @@ impl RunArgs {
             source,
             node_port_addresses: parse_node_port_addresses(&self.node_port_addresses)?,
             service_proxy_name: self.service_proxy_name,
+            external_ips: self.external_ips,
             snat_ports: self.snat_ports,
             nodeport_range: self.nodeport_range,
         })

@@ -1,5 +1,6 @@
 //! Fairway's agent as a library: sources → stores → `compile` → `plan::diff` → `apply`.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod kube;
@@ -7,3 +8,4 @@ pub mod model;
 pub mod node;
 pub mod sources;
 pub mod tables;
+pub mod telemetry;
