@@ -203,6 +203,9 @@ pub struct PathArgs {
     /// Directory of the ready file and status.json
     #[arg(long, default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Mount point of cgroup v2
+    #[arg(long, default_value = DEFAULT_CGROUP)]
+    pub cgroup: PathBuf,
 }
 
 /// Flags of `fairway run`.
@@ -223,9 +226,6 @@ pub struct RunArgs {
     /// Paths.
     #[command(flatten)]
     pub paths: PathArgs,
-    /// Mount point of cgroup v2
-    #[arg(long, default_value = DEFAULT_CGROUP)]
-    pub cgroup: PathBuf,
     /// Capacity: frontends per address family
     #[arg(long, default_value_t = maps::DEFAULT_SERVICES)]
     pub max_services: u32,
@@ -369,7 +369,7 @@ impl RunArgs {
             )?,
             bpffs: self.paths.bpffs,
             state_dir: self.paths.state_dir,
-            cgroup: self.cgroup,
+            cgroup: self.paths.cgroup,
             sizes: Sizes {
                 services: self.max_services,
                 backends: self.max_backends,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,8 @@ use crate::model::{Family, Problem, Proto, World};
 const STATUS: &str = "status.json";
 const SERVICES: &str = "services.json";
 const READY: &str = "ready";
-const LOCK: &str = "agent.lock";
+/// The file whose advisory lock a running agent holds.
+pub const LOCK: &str = "agent.lock";
 
 /// How a program sits on an interface, or why it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,37 +138,21 @@ pub fn frontend_names(world: &World) -> FrontendNames {
     names
 }
 
-/// The state directory, as the agent writes it.
+/// The state directory, as the agent writes it. Who writes holds the lock of [`LOCK`]; the datapath takes it.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
 }
 
 impl StateDir {
-    /// Makes the directory (0755: readable by monitoring) and takes the lock. A ready file of a dead agent goes.
-    pub fn open(path: &Path) -> Result<StateDir, AppError> {
-        let at = |p: PathBuf| move |source| AppError::State { path: p, source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at(path.to_owned()))?;
-        let lock_path = path.join(LOCK);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o644)
-            .open(&lock_path)
-            .map_err(at(lock_path.clone()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let source = std::io::Error::other("another agent runs with this state directory");
-                return Err(AppError::State { path: lock_path, source });
-            }
-            Err(TryLockError::Error(source)) => return Err(AppError::State { path: lock_path, source }),
-        }
-        let dir = StateDir { path: path.to_owned(), _lock: lock };
-        dir.clear_ready()?;
-        Ok(dir)
+    /// Makes the directory (0755: readable by monitoring), and touches nothing in it.
+    pub fn create(path: &Path) -> Result<StateDir, AppError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .map_err(|source| AppError::State { path: path.to_owned(), source })?;
+        Ok(StateDir { path: path.to_owned() })
     }
 
     fn replace(&self, name: &str, text: &[u8]) -> Result<(), AppError> {
@@ -262,14 +247,22 @@ mod tests {
         dir
     }
 
+    fn lock(path: &Path) -> File {
+        let file = File::create(path.join(LOCK)).expect("lock file");
+        file.try_lock().expect("lock");
+        file
+    }
+
     #[test]
     fn a_status_survives_the_agent_and_tells_that_it_is_gone() {
         let path = scratch("survives");
-        let dir = StateDir::open(&path).expect("open");
+        let dir = StateDir::create(&path).expect("create");
+        let held = lock(&path);
         dir.write_status(&Status { node: "n1".into(), ..Status::default() }).expect("write");
         dir.set_ready().expect("ready");
         assert!(read(&path).running);
-        drop(dir);
+        assert!(remove(&path).is_err(), "cleanup is refused while an agent runs");
+        drop(held);
         let found = read(&path);
         assert!(!found.running);
         assert_eq!(found.status.expect("status").node, "n1");
@@ -278,20 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn a_second_agent_is_refused_and_cleanup_too() {
-        let path = scratch("second");
-        let _dir = StateDir::open(&path).expect("open");
-        assert!(StateDir::open(&path).expect_err("locked").to_string().contains("another agent"));
-        assert!(remove(&path).is_err());
-    }
-
-    #[test]
-    fn a_ready_file_of_a_dead_agent_goes_at_start() {
+    fn the_ready_file_goes_and_may_be_absent() {
         let path = scratch("ready");
-        StateDir::open(&path).expect("open").set_ready().expect("ready");
+        let dir = StateDir::create(&path).expect("create");
+        dir.set_ready().expect("ready");
         assert!(path.join(READY).exists());
-        let _dir = StateDir::open(&path).expect("open again");
+        dir.clear_ready().expect("clear");
         assert!(!path.join(READY).exists());
+        dir.clear_ready().expect("clear nothing");
     }
 
     #[test]

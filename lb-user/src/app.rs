@@ -1,0 +1,293 @@
+//! The agent: wires sources, host and kernel together, and owns the order of things.
+//!
+//! Start: the datapath (its lock first), the interfaces, the source; nothing is written to the tables before the
+//! source has a complete first snapshot, so that a restart never shrinks what the kernel serves. Then everything
+//! is an event: a snapshot, a change of the host, a retry that is due, a sweep. One task owns all of it; nothing
+//! is shared. An error becomes part of the status and is retried; whatever the kernel holds keeps working.
+//! The end leaves the datapath as it is.
+
+mod kernel;
+mod retry;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+
+pub use kernel::{InterfaceReport, Kernel, KernelError, Settings};
+
+use crate::apply::{SyncReport, Syncer};
+use crate::compile::CompileOptions;
+use crate::config::Config;
+use crate::error::AppError;
+use crate::model::NodeView;
+use crate::node::{HostFacts, Managed, addrs, classify};
+use crate::sources::{Snapshot, SourceStatus};
+use crate::telemetry::status::{FrontendNames, StateDir, Status, SyncStatus, frontend_names};
+use retry::Retry;
+
+/// Time between two slices of the flow sweep.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// The whole flow table is swept about this often.
+const SWEEP_ROUND: Duration = Duration::from_secs(30);
+/// The status file is written at least this often, so that its age tells something.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// What the agent follows.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The host's interfaces.
+    pub host: watch::Receiver<HostFacts>,
+    /// The cluster's objects; `None` until the first complete list.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// How the source is doing.
+    pub source: watch::Receiver<SourceStatus>,
+}
+
+/// The running agent.
+#[derive(Debug)]
+pub struct App<K> {
+    config: Config,
+    kernel: K,
+    state: StateDir,
+    syncer: Syncer,
+    status: Status,
+    names: FrontendNames,
+    managed: Vec<Managed>,
+    view: NodeView,
+    sync_retry: Retry,
+    interface_retry: Retry,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+impl<K: Kernel> App<K> {
+    /// An agent that has done nothing yet.
+    pub fn new(config: Config, kernel: K, state: StateDir) -> App<K> {
+        let status = Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_s: unix_s(),
+            node: config.node_name.clone(),
+            config: serde_json::to_value(&config).unwrap_or_default(),
+            ..Status::default()
+        };
+        App {
+            syncer: Syncer::new(CompileOptions { external_ips: config.external_ips }),
+            config,
+            kernel,
+            state,
+            status,
+            names: FrontendNames::new(),
+            managed: Vec::new(),
+            view: NodeView::default(),
+            sync_retry: Retry::default(),
+            interface_retry: Retry::default(),
+            snapshot: None,
+        }
+    }
+
+    /// Runs until `shutdown` completes. The datapath stays.
+    pub async fn run(mut self, mut inputs: Inputs, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        self.state.clear_ready()?;
+        self.host_changed(&inputs.host.borrow_and_update().clone());
+        self.source_changed(&inputs.source.borrow_and_update().clone());
+        self.write_status();
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Ok(()) = inputs.snapshots.changed() => {
+                    let snapshot = inputs.snapshots.borrow_and_update().clone();
+                    if let Some(snapshot) = snapshot {
+                        self.snapshot_changed(snapshot, &inputs.host.borrow().clone());
+                    }
+                }
+                Ok(()) = inputs.host.changed() => {
+                    let facts = inputs.host.borrow_and_update().clone();
+                    if self.host_changed(&facts) {
+                        self.sync();
+                    }
+                }
+                Ok(()) = inputs.source.changed() => {
+                    let source = inputs.source.borrow_and_update().clone();
+                    self.source_changed(&source);
+                }
+                () = self.sync_retry.due() => self.sync(),
+                () = self.interface_retry.due() => {
+                    let facts = inputs.host.borrow().clone();
+                    self.sync_interfaces(&facts);
+                }
+                _ = sweep.tick() => {
+                    self.sweep();
+                    continue;
+                }
+                _ = heartbeat.tick() => {}
+            }
+            self.write_status();
+        }
+        info!("leaving; the datapath goes on");
+        self.state.clear_ready()?;
+        self.status.ready = false;
+        self.write_status();
+        Ok(())
+    }
+
+    fn snapshot_changed(&mut self, snapshot: Arc<Snapshot>, facts: &HostFacts) {
+        let node_changed = self.node_object() != snapshot.world.node.as_ref();
+        self.snapshot = Some(snapshot);
+        if node_changed {
+            self.host_changed(facts);
+        }
+        self.sync();
+    }
+
+    fn node_object(&self) -> Option<&crate::model::NodeObject> {
+        self.snapshot.as_ref().and_then(|s| s.world.node.as_ref())
+    }
+
+    /// Takes in the host's facts; true when what `compile` reads has changed.
+    fn host_changed(&mut self, facts: &HostFacts) -> bool {
+        self.sync_interfaces(facts);
+        let view = addrs::node_view(facts, &self.managed, &self.config, self.node_object());
+        if view == self.view {
+            return false;
+        }
+        info!(node_port_addresses = ?view.node_port_addresses, "this node's addresses changed");
+        self.status.node_port_addresses = view.node_port_addresses.iter().map(IpAddr::to_string).collect();
+        self.view = view;
+        true
+    }
+
+    fn sync_interfaces(&mut self, facts: &HostFacts) {
+        let node_addresses = self.node_object().map(|n| n.addresses.clone()).unwrap_or_default();
+        self.managed = classify(facts, &self.config, &node_addresses);
+        let (node4, node6) = addrs::main_addresses(&self.managed, self.node_object());
+        let result = self
+            .kernel
+            .configure(&Settings::new(&self.config, node4, node6))
+            .and_then(|()| self.kernel.sync_interfaces(&self.managed));
+        match result {
+            Ok(report) => {
+                let incomplete = report.iter().any(|i| i.failed);
+                let interfaces: Vec<_> = report.into_iter().map(|i| i.status).collect();
+                if interfaces != self.status.interfaces {
+                    for i in interfaces.iter().filter(|i| !self.status.interfaces.contains(i)) {
+                        info!(interface = %i.name, role = %i.role, hooks = %i.hooks, why = ?i.reasons, "attached");
+                    }
+                    self.status.interfaces = interfaces;
+                }
+                if incomplete { self.interface_retry.failed() } else { self.interface_retry.succeeded() }
+            }
+            Err(error) => {
+                error!(%error, "interfaces could not be set up; will be retried");
+                self.status.last_error = Some(error.to_string());
+                self.interface_retry.failed();
+            }
+        }
+    }
+
+    fn source_changed(&mut self, source: &SourceStatus) {
+        self.status.source = serde_json::to_value(source).unwrap_or_default();
+    }
+
+    /// Brings the tables to what the last snapshot wants. Without a snapshot nothing is written.
+    fn sync(&mut self) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let began = Instant::now();
+        let now_unix_s = unix_s();
+        let tables = self.kernel.tables();
+        let report = self.syncer.sync(&snapshot.world, &self.view, tables, now_unix_s as u32);
+        self.note(&snapshot, &report, began.elapsed(), now_unix_s);
+        let names = frontend_names(&snapshot.world);
+        if names != self.names {
+            match self.state.write_names(&names) {
+                Ok(()) => self.names = names,
+                Err(error) => warn!(%error, "names could not be written"),
+            }
+        }
+        if report.error.is_none() && !self.status.ready {
+            self.become_ready();
+        }
+    }
+
+    fn note(&mut self, snapshot: &Snapshot, report: &SyncReport, took: Duration, now_unix_s: u64) {
+        let mut problems: Vec<_> = snapshot.problems.iter().chain(&report.problems).collect();
+        problems.sort();
+        problems.dedup();
+        let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
+        for p in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+            warn!(object = %p.object, field = %p.field, message = %p.message, "problem");
+        }
+        self.status.problems = problems;
+        self.status.last_sync = Some(SyncStatus {
+            unix_s: now_unix_s,
+            duration_us: took.as_micros() as u64,
+            generation: snapshot.generation,
+            complete: report.error.is_none() && report.retry_after.is_none(),
+            applied: report.ops.total() as u64,
+            failed: report.error.as_ref().map_or(0, |e| e.failed.len() as u64),
+        });
+        match &report.error {
+            None => {
+                self.status.last_error = None;
+                info!(
+                    generation = snapshot.generation,
+                    operations = report.ops.total(),
+                    duration_us = took.as_micros() as u64,
+                    "synced"
+                );
+            }
+            Some(error) => {
+                warn!(%error, retry_in = ?report.retry_after, "sync is incomplete");
+                self.status.last_error = Some(error.to_string());
+            }
+        }
+        match report.retry_after {
+            Some(wait) => self.sync_retry.after(wait),
+            None => self.sync_retry.succeeded(),
+        }
+    }
+
+    fn become_ready(&mut self) {
+        match self.state.set_ready() {
+            Ok(()) => {
+                self.status.ready = true;
+                info!("fairway ready");
+            }
+            Err(error) => {
+                error!(%error, "the ready file could not be written");
+                self.status.last_error = Some(error.to_string());
+                self.sync_retry.failed();
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let share = SWEEP_EVERY.as_secs_f64() / SWEEP_ROUND.as_secs_f64();
+        if let Err(error) = self.kernel.sweep(share) {
+            warn!(%error, "sweeping flows failed");
+            self.status.last_error = Some(error.to_string());
+        }
+    }
+
+    fn write_status(&mut self) {
+        self.status.written_unix_s = unix_s();
+        if let Err(error) = self.state.write_status(&self.status) {
+            warn!(%error, "the status could not be written");
+        }
+    }
+}
+
+/// Wall-clock seconds since the epoch.
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
