@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
@@ -127,7 +127,7 @@ async fn follow<M>(
                 Ok(None) => return,
                 Ok(Some(_)) => {}
             }
-            while let Some(Some(_)) = futures_util::FutureExt::now_or_never(messages.next()) {}
+            while let Some(Some(_)) = futures::FutureExt::now_or_never(messages.next()) {}
         }
     }
 }
