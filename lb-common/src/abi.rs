@@ -39,7 +39,19 @@ mod pod {
         unsafe impl aya::Pod for $t {}
     )* } }
     pods!(
-        A4, A6, SvcKey<A4>, SvcKey<A6>, Svc, Backend<A4>, Backend<A6>, FlowKey<A4>, FlowKey<A6>, FlowRef,
-        Flow<A4>, Flow<A6>, Iface, Config
+        A4,
+        A6,
+        SvcKey<A4>,
+        SvcKey<A6>,
+        Svc,
+        Backend<A4>,
+        Backend<A6>,
+        FlowKey<A4>,
+        FlowKey<A6>,
+        FlowRef,
+        Flow<A4>,
+        Flow<A6>,
+        Iface,
+        Config
     );
 }

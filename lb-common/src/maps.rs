@@ -29,7 +29,18 @@ pub const CONFIG: &str = "FW_CONFIG";
 
 /// Every map, in pin order.
 pub const ALL: [&str; 13] = [
-    SVC4, SVC6, BACKENDS4, BACKENDS6, SLOTS, FLOW_INDEX4, FLOW_INDEX6, FLOWS4, FLOWS6, HANDS, COUNTERS, IFACES,
+    SVC4,
+    SVC6,
+    BACKENDS4,
+    BACKENDS6,
+    SLOTS,
+    FLOW_INDEX4,
+    FLOW_INDEX6,
+    FLOWS4,
+    FLOWS6,
+    HANDS,
+    COUNTERS,
+    IFACES,
     CONFIG,
 ];
 

@@ -92,7 +92,11 @@ impl Family for V4 {
         unsafe {
             let vihl: u8 = rd(p, L3);
             if vihl != 0x45 {
-                return Err(if vihl >> 4 == 4 && vihl > 0x45 { Reason::IpOptions } else { Reason::Malformed });
+                return Err(if vihl >> 4 == 4 && vihl > 0x45 {
+                    Reason::IpOptions
+                } else {
+                    Reason::Malformed
+                });
             }
             let total = u16::from_be(rd(p, L3 + 2)) as usize;
             if total < 20 || total + L3 > frame_len {
@@ -214,7 +218,13 @@ impl Family for V6 {
                 0 | 43 | 51 | 60 | 135 => return Err(Reason::IpOptions),
                 _ => {}
             }
-            Ok(Header { src: load6(p, L3 + 8), dst: load6(p, L3 + 24), proto, ttl: rd(p, L3 + 7), l4_len: payload })
+            Ok(Header {
+                src: load6(p, L3 + 8),
+                dst: load6(p, L3 + 24),
+                proto,
+                ttl: rd(p, L3 + 7),
+                l4_len: payload,
+            })
         }
     }
 

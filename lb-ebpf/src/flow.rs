@@ -192,7 +192,8 @@ fn claim_reply<F: Family, T: Tables<F>>(
     let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
     let mut i = if forbidden { 1 } else { 0 };
     while i < PORT_TRIES {
-        let port = if i == 0 { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
+        let port =
+            if i == 0 { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
         n.reply.dport_be = (port as u16).to_be();
         // SAFETY: as in `live`; nobody finds the record before the index names it.
         unsafe { (*rec).reply.dport_be = n.reply.dport_be };

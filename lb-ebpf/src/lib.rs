@@ -1,10 +1,10 @@
 //! The datapath as a pure library: generic over hook ([`packet::Packet`]) and family ([`family::Family`]) by static
 //! dispatch, with the maps behind [`tables::Tables`]. It names neither aya nor a static, so the same code runs under
-//! `cargo test` on the host ([`sim`]) and, behind the thin entry points of `kernel/`, in the kernel.
+//! `cargo test` on the host (`tests/sim`) and, behind the thin entry points of `kernel/`, in the kernel.
 //!
 //! The road of a packet: [`parse`] → [`flow`] lookup → service lookup → [`select`] → remember ([`flow`]) →
 //! [`rewrite`] → [`forward`]; [`pipeline`] is that sentence as code.
-#![cfg_attr(not(feature = "sim"), no_std)]
+#![no_std]
 
 pub mod csum;
 pub mod family;

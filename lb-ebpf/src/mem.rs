@@ -23,11 +23,7 @@ pub unsafe fn wr<T: Copy>(p: *mut u8, off: usize, v: T) {
     // SAFETY: the caller's promise.
     unsafe {
         let q = p.add(off) as *mut T;
-        if cfg!(target_arch = "bpf") {
-            *q = v
-        } else {
-            q.write_unaligned(v)
-        }
+        if cfg!(target_arch = "bpf") { *q = v } else { q.write_unaligned(v) }
     }
 }
 

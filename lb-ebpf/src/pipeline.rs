@@ -268,7 +268,10 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
 /// Routes, rewrites and redirects. The route comes first: until it is known nothing is changed, so that XDP can still
 /// leave the packet to tc as it came.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one inlined step of the pipeline; a struct would live on BPF's 512-byte stack")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one inlined step of the pipeline; a struct would live on BPF's 512-byte stack"
+)]
 fn turn<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
     t: &T,

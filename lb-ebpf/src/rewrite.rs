@@ -15,10 +15,8 @@ pub fn tuple<P: Packet, F: Family>(p: &mut P, from: &FlowKey<F::A>, to: &FlowKey
         csum::add(F::sum(&to.src), F::sum(&to.dst)),
         csum::add(F::sum(&from.src), F::sum(&from.dst)),
     );
-    let port_diff = csum::sub(
-        to.sport_be as u32 + to.dport_be as u32,
-        from.sport_be as u32 + from.dport_be as u32,
-    );
+    let port_diff =
+        csum::sub(to.sport_be as u32 + to.dport_be as u32, from.sport_be as u32 + from.dport_be as u32);
     let Some(b) = p.at(0, F::L4 + 8) else { return false };
     // SAFETY: L4 + 8 bytes were checked.
     unsafe {

@@ -3,7 +3,8 @@
 use crate::fib;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail,
+    bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use lb_common::reason::Hook;
@@ -105,7 +106,9 @@ pub fn action(e: End) -> i32 {
         // SAFETY: no memory is passed.
         Verdict::Redirect => unsafe { bpf_redirect(e.ifindex, 0) as i32 },
         // SAFETY: null parameters ask for a neighbour lookup by the packet's destination.
-        Verdict::RedirectNeigh => unsafe { bpf_redirect_neigh(e.ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        Verdict::RedirectNeigh => unsafe {
+            bpf_redirect_neigh(e.ifindex, core::ptr::null_mut(), 0, 0) as i32
+        },
         Verdict::Tx => TC_ACT_SHOT,
     }
 }
