@@ -42,17 +42,33 @@ pub struct AgentSpec {
     pub extra_flags: Vec<String>,
     /// Environment variables beyond the inherited ones, such as `RUST_LOG`.
     pub environment: Vec<(String, String)>,
+    /// The executable; [`binary`] if not told.
+    pub binary: Option<PathBuf>,
 }
 
 impl AgentSpec {
     /// An agent that reads manifests from `dir`.
     pub fn manifests(dir: impl Into<PathBuf>) -> Self {
-        Self { source: Source::Manifests(dir.into()), extra_flags: Vec::new(), environment: Vec::new() }
+        Self::from(Source::Manifests(dir.into()))
     }
 
     /// An agent that watches the API server at `url`.
     pub fn api(url: impl Into<String>) -> Self {
-        Self { source: Source::Api(url.into()), extra_flags: Vec::new(), environment: Vec::new() }
+        Self::from(Source::Api(url.into()))
+    }
+
+    /// Runs this executable, such as a newer build.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// With more flags.
@@ -60,6 +76,12 @@ impl AgentSpec {
     pub fn flags<F: Into<String>>(mut self, flags: impl IntoIterator<Item = F>) -> Self {
         self.extra_flags.extend(flags.into_iter().map(Into::into));
         self
+    }
+}
+
+impl From<Source> for AgentSpec {
+    fn from(source: Source) -> Self {
+        Self { source, extra_flags: Vec::new(), environment: Vec::new(), binary: None }
     }
 }
 
@@ -77,7 +99,7 @@ impl Agent {
             fs::remove_file(&ready).context("remove the last agent's ready file")?;
         }
         let log = OpenOptions::new().create(true).append(true).open(node.agent_log())?;
-        let mut command = node.ns().command(binary()?);
+        let mut command = node.ns().command(spec.binary.clone().map_or_else(binary, Ok)?);
         command.arg("run").args(["--node-name", node.name(), "--interface", "eth0"]).args(node.places());
         match &spec.source {
             Source::Manifests(dir) => command.arg("--manifests").arg(dir),

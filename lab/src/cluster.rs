@@ -3,8 +3,11 @@
 //! [`Cluster::build`] either returns a complete cluster or removes what it had made. Dropping the cluster runs
 //! `fairway cleanup` where an agent ran, ends what still runs inside, and removes every trace.
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -16,6 +19,9 @@ use crate::offload::{PinnedPass, complete_checksums};
 use crate::plumbing;
 use crate::residue::Run;
 use crate::spec::ClusterSpec;
+
+/// How long the kernel may take to activate all links.
+const LINK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A pod: a namespace with one address in each family.
 #[derive(Debug, Clone)]
@@ -128,6 +134,28 @@ impl Cluster {
             plumbing::node_numbers(spec).flat_map(|n| plumbing::pod_numbers(spec).map(move |p| (n, p)));
         for (pod, (n, p)) in self.pods.iter().zip(numbers) {
             ip(&pod.ns, &plumbing::pod(spec, n, p))?;
+        }
+        self.wait_for_links()
+    }
+
+    /// The kernel activates a link some time after it was set up; until then its IPv6 addresses do not answer.
+    fn wait_for_links(&self) -> Result<()> {
+        let deadline = Instant::now() + LINK_DEADLINE;
+        let outer = [(&self.switch, address::switch()), (&self.client, address::client())];
+        let nodes = self.nodes.iter().map(|node| (node.ns(), node.address()));
+        let gateways = self.nodes.iter().filter(|_| self.spec.pods_per_node > 0);
+        let gateways = gateways.map(|node| (node.ns(), address::gateway(node.number())));
+        let pods = self.pods.iter().map(|pod| (&pod.ns, pod.address));
+        for (ns, own) in outer.into_iter().chain(nodes).chain(gateways).chain(pods) {
+            ns.run(|| {
+                while let Err(error) =
+                    UdpSocket::bind((own.v6, 0)).and_then(|socket| socket.connect((own.v6, 9)))
+                {
+                    ensure!(Instant::now() < deadline, "{} in {} is not usable: {error}", own.v6, ns.name());
+                    thread::park_timeout(Duration::from_millis(1));
+                }
+                Ok(())
+            })??;
         }
         Ok(())
     }

@@ -1,14 +1,18 @@
 //! The lab keeps its promises: every kind of cluster carries traffic, and nothing stays behind.
 
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::panic;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::traffic::{
-    Ask, Continuous, Disruption, Flows, PodServer, Transport, tcp_ask, tcp_download, tcp_upload, udp_ask,
+    Ask, Continuous, Disruption, Flows, PodServer, Transport, tcp_ask, tcp_download, tcp_half_close,
+    tcp_upload, udp_ask,
 };
-use lab::{Cluster, ClusterSpec, Cni, InterNode, ManifestDir, Masquerade, Ns, residue};
+use lab::{AgentSpec, Cluster, ClusterSpec, Cni, InterNode, ManifestDir, Masquerade, Ns, residue};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -167,7 +171,7 @@ fn a_file_of_manifests_holds_the_service_and_a_slice_for_each_family() -> Result
     let manifests = ManifestDir::new(&cluster)?;
     let web = cluster.service("web").port(8088).target(80).node_port(30080).pods(cluster.pods());
     manifests.apply(&web)?;
-    let text = std::fs::read_to_string(manifests.path().join("web.yaml"))?;
+    let text = fs::read_to_string(manifests.path().join("web.yaml"))?;
     let documents: Vec<serde_json::Value> =
         text.split("---\n").filter(|d| !d.is_empty()).map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(documents, web.objects());
@@ -188,7 +192,7 @@ fn nothing_stays_behind_when_a_cluster_is_dropped() -> Result<()> {
     drop(cluster);
     assert!(!residue::runs().iter().any(|run| run.name() == name));
     assert!(!cgroup.exists() && !dir.exists());
-    assert!(!std::fs::read_to_string("/proc/self/mounts")?.contains(&format!("{name}/")));
+    assert!(!fs::read_to_string("/proc/self/mounts")?.contains(&format!("{name}/")));
     assert!(!sleeper.wait_with_output()?.status.success());
     Ok(())
 }
@@ -214,5 +218,75 @@ fn clusters_side_by_side_do_not_meet() -> Result<()> {
     let dst = SocketAddr::new(one.pod(1, 1).address.v4.into(), 80);
     assert!(tcp_ask(&one.pod(2, 1).ns, dst, PATIENCE).is_ok());
     assert!(tcp_ask(&two.pod(2, 1).ns, dst, Duration::from_millis(500)).is_err());
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_connections_and_ten_thousand_questions_are_no_burden() -> Result<()> {
+    let cluster = Cluster::build(ClusterSpec { nodes: 1, ..small() })?;
+    let pod = cluster.pod(1, 1);
+    let server = PodServer::start(pod, 80)?;
+    let dst = SocketAddr::new(pod.address.v4.into(), 80);
+    let from = &cluster.pod(1, 2).ns;
+    let flows = Disruption::start(from, Flows { tcp: 10_000, every: PATIENCE, ..Flows::to(dst) })?;
+    let tally = Ask::new(dst).many(Transport::Tcp, from, 10_000, 8)?;
+    assert!(
+        tally.failures.is_empty(),
+        "{} failed, first: {:?}",
+        tally.failures.len(),
+        tally.failures.first()
+    );
+    let report = flows.stop();
+    assert_eq!((report.tcp_opened, report.tcp_lost, tally.answered()), (10_000, 0, 10_000));
+    assert_eq!(server.connections(), 20_000);
+    Ok(())
+}
+
+#[test]
+fn a_half_closing_server_still_takes_what_the_client_sends() -> Result<()> {
+    let cluster = Cluster::build(ClusterSpec { nodes: 1, ..small() })?;
+    let server = PodServer::start(cluster.pod(1, 1), 80)?;
+    let dst = SocketAddr::new(cluster.pod(1, 1).address.v6.into(), 80);
+    let answer = tcp_half_close(&cluster.pod(1, 2).ns, dst, 1_000_000, PATIENCE)?;
+    assert_eq!(answer.pod, server.name());
+    assert!(server.wait_for_bytes_after_half_close(1_000_000, PATIENCE));
+    Ok(())
+}
+
+#[test]
+fn the_switch_sides_of_uplinks_run_xdp_unless_offloads_stay() -> Result<()> {
+    for uplink_offload in [false, true] {
+        let cluster = Cluster::build(ClusterSpec { uplink_offload, ..small() })?;
+        let links = cluster.control().command("ip").args(["link", "show", "sw-node-1"]).output()?;
+        assert_eq!(String::from_utf8(links.stdout)?.contains("xdp"), !uplink_offload);
+        let features = cluster.node(1).ns().command("ethtool").args(["-k", "eth0"]).output()?;
+        let expected = format!("tx-checksumming: {}", if uplink_offload { "on" } else { "off" });
+        assert!(String::from_utf8(features.stdout)?.contains(&expected));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_ends_before_it_is_ready_fails_with_its_log() -> Result<()> {
+    let cluster = Cluster::build(ClusterSpec { nodes: 1, ..small() })?;
+    let spec = AgentSpec::manifests("/nonexistent").binary("/bin/false");
+    let error = cluster.node(1).start_agent(&spec).unwrap_err().to_string();
+    assert!(error.contains("the agent of node-1 ended with exit status: 1"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_is_ready_once_its_file_exists_and_is_killed_on_demand() -> Result<()> {
+    let cluster = Cluster::build(ClusterSpec { nodes: 1, ..small() })?;
+    let stand_in = cluster.dir().join("stand-in");
+    let ready = cluster.node(1).state_dir().join("ready");
+    fs::write(&stand_in, format!("#!/bin/sh\necho \"$@\"\ntouch {}\nexec sleep 1000\n", ready.display()))?;
+    fs::set_permissions(&stand_in, Permissions::from_mode(0o755))?;
+    let spec = AgentSpec::manifests("/manifests").binary(&stand_in).flags(["--xdp-mode", "native"]);
+    let agent = cluster.node(1).start_agent(&spec)?;
+    assert!(agent.log().contains("run --node-name node-1 --interface eth0 --bpffs"), "{}", agent.log());
+    assert!(agent.log().contains("--manifests /manifests --xdp-mode native"), "{}", agent.log());
+    assert_eq!(agent.kill()?.signal(), Some(9));
+    assert_eq!(cluster.node(1).start_agent(&spec)?.terminate()?.signal(), Some(15));
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::Transport;
 use crate::ns::Ns;
@@ -130,8 +130,16 @@ impl Ask {
     }
 
     fn tcp(&self) -> io::Result<Answer> {
-        let started = Instant::now();
         let mut stream = self.connect()?;
+        let result = self.converse(&mut stream);
+        if self.reset {
+            disconnect(stream)?;
+        }
+        result
+    }
+
+    fn converse(&self, stream: &mut std::net::TcpStream) -> io::Result<Answer> {
+        let started = Instant::now();
         stream.write_all(b"ask\n")?;
         let mut line = Vec::new();
         let mut chunk = [0; 256];
@@ -206,6 +214,15 @@ impl Tally {
         self.failures.extend(other.failures);
         self
     }
+}
+
+/// Resets the connection at once, even if a program just being started still shares the descriptor.
+fn disconnect(stream: std::net::TcpStream) -> io::Result<()> {
+    let storage = SockAddrStorage::zeroed();
+    let length = storage.size_of();
+    // SAFETY: the storage is a valid address of family 0, `AF_UNSPEC`, and the length is its own.
+    let unspecified = unsafe { SockAddr::new(storage, length) };
+    Socket::from(stream).connect(&unspecified)
 }
 
 /// A read that outlives its timeout says `WouldBlock`.

@@ -41,7 +41,7 @@ impl Continuous {
         let mut running = Self { stop: Arc::clone(&stop), samples, seen: Vec::new(), threads: Vec::new() };
         for _ in 0..clients {
             let (stop, send) = (Arc::clone(&stop), send.clone());
-            running.threads.push(ns.spawn("continuous", move || {
+            running.threads.push(ns.spawn_apart("continuous", move || {
                 while !stop.load(Ordering::Relaxed) {
                     let started = Instant::now();
                     let result = ask.here(transport).map(|answer| answer.pod).map_err(|error| error.kind());

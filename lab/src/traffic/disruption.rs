@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -75,7 +75,7 @@ pub struct Report {
 /// Running flows.
 #[derive(Debug)]
 pub struct Disruption {
-    stop: watch::Sender<bool>,
+    stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Option<()>>>,
 }
@@ -98,12 +98,13 @@ impl Disruption {
     pub fn start(ns: &Ns, flows: Flows) -> Result<Self> {
         raise_file_limit();
         let shared = Arc::new(Shared::default());
-        let (stop, stopped) = watch::channel(false);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let (opened, wait) = mpsc::channel();
         let counts = Arc::clone(&shared);
-        let thread = ns.spawn("disruption", move || {
+        let thread = ns.spawn_apart("disruption", move || {
             let Ok(runtime) = ns::runtime() else { return };
-            runtime.block_on(run(flows, counts, stopped, opened));
+            runtime.block_on(run(flows, counts, &stopped, opened));
         })?;
         let started = Self { stop, shared, thread: Some(thread) };
         for _ in 0..flows.tcp + flows.udp {
@@ -139,8 +140,7 @@ impl Disruption {
     }
 
     fn end(&mut self) {
-        // Without a receiver the flows have all ended already.
-        let _ = self.stop.send(true);
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // A panic there has already been printed.
             let _ = thread.join();
@@ -183,7 +183,8 @@ impl Shared {
 
 type Opened = mpsc::Sender<io::Result<()>>;
 
-async fn run(flows: Flows, shared: Arc<Shared>, stop: watch::Receiver<bool>, opened: Opened) {
+async fn run(flows: Flows, shared: Arc<Shared>, stopped: &AtomicBool, opened: Opened) {
+    let (stop, stopping) = watch::channel(false);
     let turnstile = Arc::new(Semaphore::new(OPENING));
     let mut tasks = JoinSet::new();
     let total = flows.tcp + flows.udp;
@@ -193,7 +194,7 @@ async fn run(flows: Flows, shared: Arc<Shared>, stop: watch::Receiver<bool>, ope
             // Spread over the period, so that the load is even.
             offset: flows.every.mul_f64(number as f64 / total as f64),
             shared: Arc::clone(&shared),
-            stop: stop.clone(),
+            stop: stopping.clone(),
             turnstile: Arc::clone(&turnstile),
             opened: opened.clone(),
         };
@@ -204,6 +205,9 @@ async fn run(flows: Flows, shared: Arc<Shared>, stop: watch::Receiver<bool>, ope
         }
     }
     drop(opened);
+    ns::raised(stopped).await;
+    // Without a receiver the flows have all ended already.
+    let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
 }
 
@@ -312,7 +316,7 @@ impl Flow {
     async fn pause(&mut self, ticks: &mut tokio::time::Interval) -> bool {
         tokio::select! {
             biased;
-            // An error means that the handle is gone, which stops as well.
+            // An error means that all is over, which stops as well.
             _ = self.stop.wait_for(|stop| *stop) => true,
             _ = ticks.tick() => false,
         }

@@ -18,7 +18,7 @@ pub use ask::{Answer, Ask, Tally, tcp_ask, udp_ask};
 pub use continuous::{Continuous, Sample};
 pub use disruption::{Disruption, Flows, Report};
 pub use server::PodServer;
-pub use transfer::{Transfer, tcp_download, tcp_upload};
+pub use transfer::{Transfer, tcp_download, tcp_half_close, tcp_upload};
 
 /// TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ pub enum Transport {
     Udp,
 }
 
-/// Lets this process hold the sockets of ten thousands of flows; as much as the machine allows.
+/// Raises the limit of open files, as far as the machine allows: for tens of thousands of flows.
 pub(crate) fn raise_file_limit() {
     static ONCE: LazyLock<()> = LazyLock::new(|| {
         let wanted = 200_000;

@@ -13,15 +13,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::oneshot;
 
 use super::raise_file_limit;
 use super::transfer::{CHUNK, Pattern};
@@ -36,7 +36,7 @@ const BACKLOG: i32 = 4096;
 pub struct PodServer {
     name: String,
     counts: Arc<Counts>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Option<()>>>,
 }
 
@@ -57,24 +57,24 @@ impl PodServer {
     pub fn start_in(ns: &Ns, name: &str, port: u16) -> Result<Self> {
         raise_file_limit();
         let counts = Arc::new(Counts::default());
-        let (stop, stopped) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let (listening, wait) = mpsc::channel();
         let identity = Arc::new(Identity { name: name.to_owned(), counts: Arc::clone(&counts) });
-        let thread = ns.spawn(&format!("server {name}"), move || {
+        let thread = ns.spawn_apart(&format!("server {name}"), move || {
             let Ok(runtime) = ns::runtime() else { return };
             runtime.block_on(async {
                 let result = listen(&identity, port);
                 // The starter waits for this; if it is gone, so is the reason to serve.
                 if listening.send(result).is_ok() {
-                    // Either way the handle is gone: told to stop or dropped.
-                    let _ = stopped.await;
+                    ns::raised(&stopped).await;
                 }
             });
         })?;
         wait.recv()
             .map_err(|_| anyhow!("the server thread ended"))?
             .with_context(|| format!("listen on {name}:{port}"))?;
-        Ok(Self { name: name.to_owned(), counts, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { name: name.to_owned(), counts, stop, thread: Some(thread) })
     }
 
     /// What it calls itself.
@@ -96,11 +96,23 @@ impl PodServer {
     pub fn bytes_after_half_close(&self) -> u64 {
         self.counts.after_half_close.load(Ordering::Relaxed)
     }
+
+    /// Waits until [`Self::bytes_after_half_close`] reaches `bytes`; false if `deadline` passes first.
+    pub fn wait_for_bytes_after_half_close(&self, bytes: u64, deadline: Duration) -> bool {
+        let end = Instant::now() + deadline;
+        while self.bytes_after_half_close() < bytes {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        true
+    }
 }
 
 impl Drop for PodServer {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // A panic there has already been printed.
             let _ = thread.join();

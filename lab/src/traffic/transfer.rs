@@ -7,8 +7,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Ask;
 use super::ask::blocked_is_timed_out;
+use super::{Answer, Ask};
 use crate::ns::Ns;
 
 /// Bytes handled at once.
@@ -71,6 +71,24 @@ pub fn tcp_upload(ns: &Ns, dst: SocketAddr, bytes: u64, stall: Duration) -> io::
         let text = String::from_utf8_lossy(&answer);
         let crc = text.trim_end().strip_prefix("crc=").and_then(|hex| u32::from_str_radix(hex, 16).ok());
         checked(bytes, crc.ok_or(ErrorKind::InvalidData)?, started)
+    })
+    .map_err(io::Error::other)?
+}
+
+/// Asks the server at `dst` to close its direction, sees its FIN, and only then sends `bytes`.
+///
+/// The server counts them: see [`super::PodServer::wait_for_bytes_after_half_close`].
+pub fn tcp_half_close(ns: &Ns, dst: SocketAddr, bytes: u64, stall: Duration) -> io::Result<Answer> {
+    ns.run(|| {
+        let mut stream = Ask::new(dst).timeout(stall).connect()?;
+        stream.write_all(b"halfclose\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(blocked_is_timed_out)?;
+        let mut pattern = Pattern::new(bytes);
+        while let Some(chunk) = pattern.next_chunk() {
+            stream.write_all(chunk).map_err(blocked_is_timed_out)?;
+        }
+        Answer::parse(&answer)
     })
     .map_err(io::Error::other)?
 }
