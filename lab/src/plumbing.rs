@@ -206,6 +206,9 @@ pub fn settings(forwards: bool, rp_filter: u8) -> Vec<(String, String)> {
     }
     if forwards {
         settings.push(("ipv4/ip_forward".into(), "1".into()));
+    } else {
+        // Room for tens of thousands of connections to one address, without a search for each free port.
+        settings.push(("ipv4/ip_local_port_range".into(), "10000 65535".into()));
     }
     settings
 }
