@@ -14,7 +14,6 @@ use std::{env, thread};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
 
 use crate::node::Node;
 
@@ -29,7 +28,7 @@ const POLL: Duration = Duration::from_millis(5);
 pub enum Source {
     /// A directory of YAML manifests.
     Manifests(PathBuf),
-    /// The URL of a Kubernetes API server without authentication.
+    /// The URL of a Kubernetes API server that wants no credentials.
     Api(String),
 }
 
@@ -103,7 +102,7 @@ impl Agent {
         command.arg("run").args(["--node-name", node.name(), "--interface", "eth0"]).args(node.places());
         match &spec.source {
             Source::Manifests(dir) => command.arg("--manifests").arg(dir),
-            Source::Api(url) => command.arg("--kubeconfig").arg(write_kubeconfig(node, url)?),
+            Source::Api(url) => command.arg("--api-url").arg(url),
         };
         command.args(&spec.extra_flags).envs(spec.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -209,18 +208,4 @@ pub(crate) fn wait_or_kill(mut child: Child, deadline: Duration) -> Option<ExitS
     }
     let _ = waiter.join();
     status
-}
-
-fn write_kubeconfig(node: &Node, url: &str) -> Result<PathBuf> {
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "lab",
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        "clusters": [{"name": "lab", "cluster": {"server": url, "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "lab", "user": {}}],
-    });
-    let path = node.state_dir().join("kubeconfig.yaml");
-    fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
-    Ok(path)
 }
