@@ -127,6 +127,9 @@ pub const TIMEOUT_UDP_STREAM: u32 = ticks(180_000);
 /// How long a cached next hop may be used before the FIB is asked again.
 pub const HOP_FRESH: u32 = ticks(500);
 
+/// Records that one run of the sweep program looks at, at most: bounds the time of one BPF_PROG_TEST_RUN.
+pub const SWEEP_MAX: u32 = 64;
+
 const TCP: u32 = 6;
 
 impl<A: Copy> Flow<A> {

@@ -295,8 +295,7 @@ pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
     freed
 }
 
-/// Records per sweep call: bounds the time of one BPF_PROG_TEST_RUN.
-pub const SWEEP_MAX: u32 = 64;
+pub use lb_common::flow::SWEEP_MAX;
 
 /// The tuple a forward packet gets.
 #[inline(always)]

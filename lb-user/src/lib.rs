@@ -4,6 +4,7 @@ pub mod apply;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod datapath;
 pub mod error;
 pub mod kube;
 pub mod model;

@@ -1,6 +1,7 @@
 //! The one door to the kernel's maps for `apply`: a trait with a real (`aya.rs`) and a fault-injecting fake
 //! (`fake.rs`) implementation.
 
+pub mod aya;
 pub mod fake;
 
 use lb_common::{A4, A6, Backend, Svc, SvcKey};

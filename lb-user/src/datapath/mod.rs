@@ -1,0 +1,297 @@
+//! The kernel side as the agent sees it: pinned maps, loaded programs, attached links.
+//!
+//! [`Datapath::open`] takes the lock, makes or checks the pins and loads the programs unless they are loaded
+//! already; [`Datapath::sync_interfaces`] attaches them; [`Viewer`] reads the pins without any of that, so it
+//! works while the agent is dead; [`cleanup`] removes everything. Dropping a [`Datapath`] releases the lock and
+//! nothing else: packets go on.
+//!
+//! This module and `tables/aya.rs` alone name aya.
+
+pub mod attach;
+pub mod bpffs;
+mod cleanup;
+mod error;
+pub mod load;
+pub mod pins;
+pub mod sys;
+pub mod table;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use lb_common::flow::SWEEP_MAX;
+use lb_common::maps::{self, progs};
+use lb_common::{Config, Iface};
+use serde::Serialize;
+use tracing::{info, warn};
+
+pub use attach::{AttachState, HookState, Role, WantedInterface, XdpMode};
+pub use cleanup::cleanup;
+pub use error::DatapathError;
+pub use view::{AttachedProgram, Counter, MapUsage, Viewer};
+
+use crate::tables::aya::AyaTables;
+use load::Programs;
+use pins::Pins;
+use table::Table;
+
+/// Capacities of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MapSizes {
+    /// Frontends per family.
+    pub services: u32,
+    /// Backends per family.
+    pub backends: u32,
+    /// Selection slots, both families together.
+    pub slots: u32,
+    /// Flow records per family; the index holds two entries for each.
+    pub flows: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        MapSizes {
+            services: maps::DEFAULT_SERVICES,
+            backends: maps::DEFAULT_BACKENDS,
+            slots: maps::DEFAULT_SLOTS,
+            flows: maps::DEFAULT_FLOWS,
+        }
+    }
+}
+
+impl MapSizes {
+    /// The capacity of each map that has a configurable one.
+    pub fn by_map(&self) -> BTreeMap<&'static str, u32> {
+        BTreeMap::from([
+            (maps::SVC4, self.services),
+            (maps::SVC6, self.services),
+            (maps::BACKENDS4, self.backends),
+            (maps::BACKENDS6, self.backends),
+            (maps::SLOTS, self.slots),
+            (maps::FLOWS4, self.flows),
+            (maps::FLOWS6, self.flows),
+            (maps::FLOW_INDEX4, self.flows.saturating_mul(2)),
+            (maps::FLOW_INDEX6, self.flows.saturating_mul(2)),
+        ])
+    }
+}
+
+/// How to open the datapath.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+    /// Directory for the lock and verifier logs.
+    pub state_dir: PathBuf,
+    /// Capacities.
+    pub sizes: MapSizes,
+    /// XDP on uplinks.
+    pub xdp_mode: XdpMode,
+}
+
+/// The node's part of the programs' configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Main IPv4 address: masquerade source of last resort.
+    pub node4: Option<Ipv4Addr>,
+    /// Main IPv6 address.
+    pub node6: Option<Ipv6Addr>,
+    /// Ports for masquerading when the client's own is taken.
+    pub snat_ports: RangeInclusive<u16>,
+    /// NodePort range, never used for masquerading.
+    pub node_ports: RangeInclusive<u16>,
+}
+
+/// Result of one sweep step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SweepReport {
+    /// Records looked at, both families.
+    pub examined: u32,
+    /// IPv4 flows freed.
+    pub freed4: u32,
+    /// IPv6 flows freed.
+    pub freed6: u32,
+    /// True when the end of either table was reached: the next step begins anew there.
+    pub wrapped: bool,
+}
+
+/// The kernel side, owned by one agent.
+#[derive(Debug)]
+pub struct Datapath {
+    pins: Pins,
+    programs: Programs,
+    tables: AyaTables,
+    ifaces: Table<u32, Iface>,
+    xdp_mode: XdpMode,
+    /// Next slot to sweep in flows4 and flows6.
+    sweep_at: [u32; 2],
+    flow_slots: [u32; 2],
+    _lock: bpffs::Lock,
+}
+
+impl Datapath {
+    /// Takes the lock, makes or checks the pins, and loads the embedded object unless it runs already.
+    pub fn open(opts: &OpenOptions) -> Result<Datapath, DatapathError> {
+        Self::open_object(opts, load::EMBEDDED_OBJECT)
+    }
+
+    /// As [`Datapath::open`], with another object.
+    pub fn open_object(opts: &OpenOptions, object: &[u8]) -> Result<Datapath, DatapathError> {
+        if object.is_empty() {
+            return Err(DatapathError::NoObject);
+        }
+        std::fs::create_dir_all(&opts.state_dir).map_err(|e| DatapathError::io(&opts.state_dir, e))?;
+        bpffs::ensure_private_dir(&opts.state_dir)?;
+        let pins = Pins::new(&opts.bpffs);
+        bpffs::ensure_mounted(&opts.bpffs, &opts.state_dir)?;
+        bpffs::ensure_private_dir(&pins.base)?;
+        let lock = bpffs::lock(&opts.state_dir, &pins.base)?;
+        pins.create()?;
+        let programs = load::load(&pins, object, &opts.sizes, &opts.state_dir)?;
+        let tables = AyaTables::open(&pins.maps)?;
+        let ifaces = Table::open(&pins.maps, maps::IFACES)?;
+        let flow_slots = tables.flow_capacities();
+        Ok(Datapath {
+            pins,
+            programs,
+            tables,
+            ifaces,
+            xdp_mode: opts.xdp_mode,
+            sweep_at: [0; 2],
+            flow_slots,
+            _lock: lock,
+        })
+    }
+
+    /// False when the programs of an earlier run were found loaded and are used on.
+    pub fn programs_are_fresh(&self) -> bool {
+        self.programs.fresh
+    }
+
+    /// Name and kernel id of every program.
+    pub fn program_ids(&self) -> Result<BTreeMap<&'static str, u32>, DatapathError> {
+        progs::ALL.into_iter().map(|name| Ok((name, self.programs.get(name)?.info.id))).collect()
+    }
+
+    /// The tables for `apply`; they share the maps with this value.
+    pub fn tables(&self) -> AyaTables {
+        self.tables.clone()
+    }
+
+    /// Attaches to exactly these interfaces: new ones are attached, known ones kept or moved to the current
+    /// programs, all others detached. Doing it again changes nothing. A hook the kernel refuses is reported in
+    /// the state and tried again by the next call.
+    pub fn sync_interfaces(&mut self, wanted: &[WantedInterface]) -> Result<Vec<AttachState>, DatapathError> {
+        let kernel = |e| DatapathError::kernel(maps::IFACES, e);
+        let indexes: BTreeSet<u32> = wanted.iter().map(|w| w.ifindex).collect();
+        for path in attach::detach_others(&self.pins.links, |i| indexes.contains(&i))? {
+            info!(link = %path.display(), "detached");
+        }
+        let mut states = Vec::with_capacity(wanted.len());
+        for w in wanted {
+            // The role first: the program may run the moment it is attached.
+            let entry = w.entry();
+            if self.ifaces.get(&w.ifindex).map_err(kernel)? != Some(entry) {
+                self.ifaces.put(&w.ifindex, &entry).map_err(kernel)?;
+            }
+            states.push(attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, w)?);
+        }
+        let mut gone = Vec::new();
+        self.ifaces.for_each(|index, _| gone.push(index)).map_err(kernel)?;
+        for index in gone.iter().filter(|i| !indexes.contains(i)) {
+            self.ifaces.delete(index).map_err(kernel)?;
+        }
+        // No link runs another object's programs any more.
+        match load::remove_other_objects(&self.pins, &self.programs.hash) {
+            Ok(removed) => {
+                removed.iter().for_each(|dir| info!(object = %dir.display(), "released the former programs"));
+            }
+            Err(e) => warn!(error = %e, "cannot release the former programs"),
+        }
+        Ok(states)
+    }
+
+    /// Detaches everything from one interface and forgets it.
+    pub fn detach_interface(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        attach::detach_interface(&self.pins.links, ifindex)?;
+        self.ifaces.delete(&ifindex).map_err(|e| DatapathError::kernel(maps::IFACES, e))
+    }
+
+    /// Writes the node's configuration. The hash seed of an earlier run and the state of the last sync are kept.
+    pub fn set_config(&mut self, node: &NodeConfig) -> Result<Config, DatapathError> {
+        let mut fresh = [0u8; 4];
+        rustix::rand::getrandom(&mut fresh, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| DatapathError::io(Path::new("getrandom"), e.into()))?;
+        let flow_slots = self.flow_slots;
+        self.tables
+            .update_config(|c| {
+                if c.seed == 0 {
+                    c.seed = u32::from_ne_bytes(fresh).max(1);
+                }
+                c.node4 = node.node4.map(Into::into).unwrap_or_default();
+                c.node6 = node.node6.map(Into::into).unwrap_or_default();
+                c.snat_port_min = u32::from(*node.snat_ports.start());
+                c.snat_port_max = u32::from(*node.snat_ports.end());
+                c.nodeport_min = u32::from(*node.node_ports.start());
+                c.nodeport_max = u32::from(*node.node_ports.end());
+                [c.flows4_len, c.flows6_len] = flow_slots;
+            })
+            .map_err(|e| DatapathError::kernel(maps::CONFIG, e))
+    }
+
+    /// Frees expired flows among the next `count` records of each family, where the last call stopped.
+    pub fn sweep(&mut self, count: u32) -> Result<SweepReport, DatapathError> {
+        let mut report = SweepReport::default();
+        let mut freed = [0; 2];
+        for (i, family) in [4, 6].into_iter().enumerate() {
+            let start = self.sweep_at[i];
+            let n = count.min(self.flow_slots[i].saturating_sub(start));
+            freed[i] = self.sweep_range(family, start, n)?;
+            report.examined += n;
+            self.sweep_at[i] = start + n;
+            if self.sweep_at[i] >= self.flow_slots[i] {
+                self.sweep_at[i] = 0;
+                report.wrapped = true;
+            }
+        }
+        [report.freed4, report.freed6] = freed;
+        Ok(report)
+    }
+
+    /// Runs the sweep program on `count` records from `start` of one family (4 or 6), in as many runs as its
+    /// own bound asks for.
+    fn sweep_range(&self, family: u32, start: u32, count: u32) -> Result<u32, DatapathError> {
+        const ETHERNET: usize = 14;
+        let sweep = self.programs.get(progs::TC_SWEEP)?;
+        let mut data = [0u8; 64];
+        // An ethertype for local experiments (IEEE 802), so that the kernel takes the frame for no protocol.
+        data[12..14].copy_from_slice(&0x88b5_u16.to_be_bytes());
+        let mut freed = 0;
+        let mut done = 0;
+        while done < count {
+            let step = (count - done).min(SWEEP_MAX);
+            for (i, word) in [start + done, step, family].into_iter().enumerate() {
+                let at = ETHERNET + 4 * i;
+                data[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            }
+            let now = sys::prog_test_run(&sweep.fd, &data)
+                .map_err(|e| DatapathError::kernel(progs::TC_SWEEP, e))?;
+            if now > step {
+                return Err(DatapathError::Object(format!("{} answered {now:#x}", progs::TC_SWEEP)));
+            }
+            freed += now;
+            done += step;
+        }
+        Ok(freed)
+    }
+}
+
+/// The kernel's clock in ticks, comparable with `Flow::last_tick`.
+pub fn now_tick() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let ns = (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64);
+    (ns >> lb_common::flow::TICK_SHIFT) as u32
+}

@@ -1,0 +1,164 @@
+//! The kernel's maps behind [`LbTables`]: batched writes, whole reads in slices.
+//!
+//! Clones share the maps; changes of the one configuration element are serialised among them.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lb_common::{A4, A6, Backend, Config, Svc, SvcKey, maps};
+
+use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use crate::datapath::DatapathError;
+use crate::datapath::sys::SysError;
+use crate::datapath::table::Table;
+use lb_common::Flow;
+
+/// The service tables in the kernel.
+#[derive(Clone, Debug)]
+pub struct AyaTables {
+    svc4: Table<SvcKey<A4>, Svc>,
+    svc6: Table<SvcKey<A6>, Svc>,
+    backends4: Table<u32, Backend<A4>>,
+    backends6: Table<u32, Backend<A6>>,
+    slots: Table<u32, u32>,
+    config: Arc<Mutex<Table<u32, Config>>>,
+    flow_capacities: [u32; 2],
+}
+
+impl AyaTables {
+    /// Opens the maps pinned in a directory.
+    pub fn open(dir: &Path) -> Result<AyaTables, DatapathError> {
+        let flows4: Table<u32, Flow<A4>> = Table::open(dir, maps::FLOWS4)?;
+        let flows6: Table<u32, Flow<A6>> = Table::open(dir, maps::FLOWS6)?;
+        Ok(AyaTables {
+            svc4: Table::open(dir, maps::SVC4)?,
+            svc6: Table::open(dir, maps::SVC6)?,
+            backends4: Table::open(dir, maps::BACKENDS4)?,
+            backends6: Table::open(dir, maps::BACKENDS6)?,
+            slots: Table::open(dir, maps::SLOTS)?,
+            config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
+            flow_capacities: [flows4.max_entries, flows6.max_entries],
+        })
+    }
+
+    /// Number of records of flows4 and flows6.
+    pub fn flow_capacities(&self) -> [u32; 2] {
+        self.flow_capacities
+    }
+
+    /// Capacities as created.
+    pub fn capacities(&self) -> Limits {
+        Limits {
+            services: self.svc4.max_entries.min(self.svc6.max_entries),
+            backends: self.backends4.max_entries.min(self.backends6.max_entries),
+            slots: self.slots.max_entries,
+        }
+    }
+
+    /// Everything the maps hold.
+    pub fn read_all(&self) -> Result<Dump, SysError> {
+        let mut dump = Dump::default();
+        self.svc4.for_each(|k, v| dump.frontends.push((FrontendKey::V4(k), v)))?;
+        self.svc6.for_each(|k, v| dump.frontends.push((FrontendKey::V6(k), v)))?;
+        self.backends4.for_each(|id, b| {
+            if b.generation != 0 {
+                dump.backends.push((id, BackendEntry::V4(b)));
+            }
+        })?;
+        self.backends6.for_each(|id, b| {
+            if b.generation != 0 {
+                dump.backends.push((id, BackendEntry::V6(b)));
+            }
+        })?;
+        dump.slots.reserve_exact(self.slots.max_entries as usize);
+        self.slots.for_each(|_, id| dump.slots.push(id))?;
+        Ok(dump)
+    }
+
+    /// The configuration element.
+    pub fn config(&self) -> Result<Config, SysError> {
+        Ok(self.config.lock().unwrap_or_else(PoisonError::into_inner).get(&0)?.unwrap_or_default())
+    }
+
+    /// Changes the configuration element and returns what it is now.
+    pub fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<Config, SysError> {
+        let table = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = table.get(&0)?.unwrap_or_default();
+        change(&mut config);
+        table.put(&0, &config)?;
+        Ok(config)
+    }
+}
+
+/// A failed call in the terms of [`LbTables`].
+fn refused(map: &'static str, error: &SysError) -> TableError {
+    if error.is_full() {
+        TableError::Full { map }
+    } else {
+        TableError::Failed { map, message: error.to_string() }
+    }
+}
+
+impl LbTables for AyaTables {
+    fn limits(&self) -> Limits {
+        self.capacities()
+    }
+
+    fn dump(&mut self) -> Result<Dump, TableError> {
+        self.read_all().map_err(|e| refused("of services", &e))
+    }
+
+    fn put_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), TableError> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (id, entry) in entries {
+            match entry {
+                BackendEntry::V4(b) => v4.push((*id, *b)),
+                BackendEntry::V6(b) => v6.push((*id, *b)),
+            }
+        }
+        self.backends4.put_all(&v4).map_err(|e| refused(maps::BACKENDS4, &e.source))?;
+        self.backends6.put_all(&v6).map_err(|e| refused(maps::BACKENDS6, &e.source))
+    }
+
+    fn put_slots(&mut self, ranges: &[(u32, Vec<u32>)]) -> Result<(), TableError> {
+        let slots: Vec<(u32, u32)> = ranges
+            .iter()
+            .flat_map(|(offset, ids)| ids.iter().zip(*offset..).map(|(id, slot)| (slot, *id)))
+            .collect();
+        self.slots.put_all(&slots).map_err(|e| refused(maps::SLOTS, &e.source))
+    }
+
+    fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (key, svc) in entries {
+            match key {
+                FrontendKey::V4(k) => v4.push((*k, *svc)),
+                FrontendKey::V6(k) => v6.push((*k, *svc)),
+            }
+        }
+        self.svc4.put_all(&v4).map_err(|e| refused(maps::SVC4, &e.source))?;
+        self.svc6.put_all(&v6).map_err(|e| refused(maps::SVC6, &e.source))
+    }
+
+    fn delete_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for key in keys {
+            match key {
+                FrontendKey::V4(k) => v4.push(*k),
+                FrontendKey::V6(k) => v6.push(*k),
+            }
+        }
+        self.svc4.delete_all(&v4).map_err(|e| refused(maps::SVC4, &e.source))?;
+        self.svc6.delete_all(&v6).map_err(|e| refused(maps::SVC6, &e.source))
+    }
+
+    fn commit_sync(&mut self, generation: u32, unix_s: u32) -> Result<(), TableError> {
+        self.update_config(|c| {
+            c.ready = 1;
+            c.sync_generation = generation;
+            c.sync_unix_s = unix_s;
+        })
+        .map(drop)
+        .map_err(|e| refused(maps::CONFIG, &e))
+    }
+}
