@@ -17,7 +17,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// True when `path` lies on a BPF file system.
 pub fn is_bpffs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|s| s.f_type as i64 & 0xffff_ffff == BPF_FS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == BPF_FS_MAGIC)
 }
 
 /// Makes sure that `path` is a BPF file system: uses the one that is there, or mounts one on an empty or
