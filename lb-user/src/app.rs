@@ -6,6 +6,7 @@
 //! is shared. An error becomes part of the status and is retried; whatever the kernel holds keeps working.
 //! The end leaves the datapath as it is.
 
+mod datapath;
 mod kernel;
 mod retry;
 
@@ -22,12 +23,15 @@ pub use kernel::{InterfaceReport, Kernel, KernelError, Settings};
 
 use crate::apply::{SyncReport, Syncer};
 use crate::compile::CompileOptions;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::error::AppError;
+use crate::kube::{self, KubeSource};
 use crate::model::NodeView;
-use crate::node::{HostFacts, Managed, addrs, classify};
-use crate::sources::{Snapshot, SourceStatus};
+use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
+use crate::sources::manifests::{self, ManifestSource};
+use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
 use crate::telemetry::status::{FrontendNames, StateDir, Status, SyncStatus, frontend_names};
+use datapath::RealKernel;
 use retry::Retry;
 
 /// Time between two slices of the flow sweep.
@@ -285,6 +289,35 @@ impl<K: Kernel> App<K> {
             warn!(%error, "the status could not be written");
         }
     }
+}
+
+/// Opens everything and runs until `shutdown` completes. Fails only when something cannot be started at all.
+pub async fn start(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    let state = StateDir::create(&config.state_dir)?;
+    let kernel = RealKernel::open(&config)?;
+    let links = LinkWatch::start().await?;
+    let source = start_source(&config).await?;
+    let inputs = Inputs {
+        host: links.facts.clone(),
+        snapshots: source.snapshots.clone(),
+        source: source.status.clone(),
+    };
+    App::new(config, kernel, state).run(inputs, shutdown).await
+}
+
+async fn start_source(config: &Config) -> Result<SourceHandle, SourceError> {
+    let node_name = config.node_name.clone();
+    let service_proxy_name = Some(config.service_proxy_name.clone()).filter(|n| !n.is_empty());
+    let (kubeconfig, api_url) = match &config.source {
+        Source::Manifests(dir) => {
+            let source = ManifestSource { dir: dir.clone(), node_name, service_proxy_name };
+            return manifests::start(source).await;
+        }
+        Source::InCluster => (None, None),
+        Source::Kubeconfig(file) => (Some(file.clone()), None),
+        Source::ApiUrl(url) => (None, Some(url.clone())),
+    };
+    kube::start(KubeSource { kubeconfig, api_url, node_name, service_proxy_name }).await
 }
 
 /// Wall-clock seconds since the epoch.

@@ -6,6 +6,12 @@ pub enum AppError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The datapath.
+    #[error(transparent)]
+    Datapath(#[from] crate::datapath::DatapathError),
+    /// The source cannot be started.
+    #[error(transparent)]
+    Source(#[from] crate::sources::SourceError),
     /// The host's interfaces cannot be read.
     #[error(transparent)]
     Links(#[from] crate::node::LinkError),

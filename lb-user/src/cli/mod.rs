@@ -5,6 +5,7 @@
 
 pub mod drops;
 pub mod flows;
+pub mod read;
 pub mod services;
 pub mod status;
 

@@ -19,8 +19,6 @@ pub struct MapUse {
 /// What the kernel says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KernelView {
-    /// Directory of the pins.
-    pub pins: String,
     /// Programs translate (the first sync was completed once).
     pub ready: bool,
     /// Generation of the last complete sync.
@@ -29,8 +27,27 @@ pub struct KernelView {
     pub sync_unix_s: u32,
     /// Maps.
     pub maps: Vec<MapUse>,
-    /// Names of pinned links.
-    pub links: Vec<String>,
+    /// Programs on interfaces, from the pinned links.
+    pub programs: Vec<ProgramUse>,
+}
+
+/// A program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProgramUse {
+    /// ifindex.
+    pub ifindex: u32,
+    /// `xdp`, `tc-ingress` or `tc-egress`.
+    pub hook: String,
+    /// `native`, `generic` or `tcx`.
+    pub mode: String,
+    /// Program id.
+    pub prog_id: u32,
+    /// Program name.
+    pub prog_name: String,
+    /// Link id.
+    pub link_id: u32,
+    /// False when the interface is gone.
+    pub live: bool,
 }
 
 /// Everything `fairway status` shows.
@@ -117,7 +134,7 @@ impl StatusView {
                 } else {
                     format!("complete sync {} ({})", k.sync_generation, self.ago(u64::from(k.sync_unix_s)))
                 };
-                out.push(format!("datapath: {state}, {sync}, pinned in {}", k.pins));
+                out.push(format!("datapath: {state}, {sync}"));
             }
             (None, error) => out.push(format!("datapath: {}", error.as_deref().unwrap_or("not installed"))),
         }
@@ -148,6 +165,22 @@ impl Show for StatusView {
             out.push(lines(&t));
         }
         if let Some(kernel) = self.kernel.as_ref().filter(|k| !k.maps.is_empty()) {
+            let mut programs = table(&["PROGRAM", "ID", "INTERFACE", "HOOK", "MODE", "LINK"]);
+            for p in &kernel.programs {
+                let name = self.agent.iter().flat_map(|a| &a.interfaces).find(|i| i.index == p.ifindex);
+                let name = name.map_or_else(|| p.ifindex.to_string(), |i| i.name.clone());
+                let name = if p.live { name } else { format!("{name} (gone)") };
+                programs.add_row([
+                    p.prog_name.clone(),
+                    p.prog_id.to_string(),
+                    name,
+                    p.hook.clone(),
+                    p.mode.clone(),
+                    p.link_id.to_string(),
+                ]);
+            }
+            out.push(String::new());
+            out.push(lines(&programs));
             let mut t = table(&["MAP", "USED", "CAPACITY", "%"]);
             for m in &kernel.maps {
                 let percent = if m.capacity == 0 { 0.0 } else { m.used as f64 * 100.0 / m.capacity as f64 };

@@ -145,11 +145,11 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory (0755: readable by monitoring), and touches nothing in it.
+    /// Makes the directory (0700), and touches nothing in it.
     pub fn create(path: &Path) -> Result<StateDir, AppError> {
         std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o755)
+            .mode(0o700)
             .create(path)
             .map_err(|source| AppError::State { path: path.to_owned(), source })?;
         Ok(StateDir { path: path.to_owned() })
@@ -215,9 +215,10 @@ pub fn read(path: &Path) -> Found {
     }
 }
 
-/// Removes what an agent leaves in its state directory; gives the removed paths. Refused while one runs.
-pub fn remove(path: &Path) -> Result<Vec<PathBuf>, AppError> {
-    if read(path).running {
+/// Removes what an agent leaves in its state directory; gives the removed paths. Refused while one runs,
+/// unless forced.
+pub fn remove(path: &Path, force: bool) -> Result<Vec<PathBuf>, AppError> {
+    if !force && read(path).running {
         let source = std::io::Error::other("an agent runs with this state directory");
         return Err(AppError::State { path: path.to_owned(), source });
     }
@@ -261,12 +262,12 @@ mod tests {
         dir.write_status(&Status { node: "n1".into(), ..Status::default() }).expect("write");
         dir.set_ready().expect("ready");
         assert!(read(&path).running);
-        assert!(remove(&path).is_err(), "cleanup is refused while an agent runs");
+        assert!(remove(&path, false).is_err(), "cleanup is refused while an agent runs");
         drop(held);
         let found = read(&path);
         assert!(!found.running);
         assert_eq!(found.status.expect("status").node, "n1");
-        assert_eq!(remove(&path).expect("remove").len(), 4);
+        assert_eq!(remove(&path, false).expect("remove").len(), 4);
         assert!(!path.exists());
     }
 
