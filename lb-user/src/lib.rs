@@ -1,5 +1,6 @@
 //! Fairway's agent as a library: sources → stores → `compile` → `plan::diff` → `apply`.
 
+pub mod app;
 pub mod apply;
 pub mod cli;
 pub mod compile;

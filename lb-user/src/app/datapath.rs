@@ -11,6 +11,9 @@ use crate::tables::LbTables;
 use crate::tables::aya::AyaTables;
 use crate::telemetry::status::InterfaceStatus;
 
+/// Records per run of the sweep program: as many as it looks at in one run.
+const SWEEP_STEP: u32 = 64;
+
 /// The datapath and its tables.
 #[derive(Debug)]
 pub struct RealKernel {
@@ -124,6 +127,9 @@ impl Kernel for RealKernel {
 
     fn sweep(&mut self, share: f64) -> Result<(), KernelError> {
         let records = (f64::from(self.flow_records) * share).ceil() as u32;
-        self.datapath.sweep(records.max(1)).map(|_| ()).map_err(failed)
+        for _ in 0..records.div_ceil(SWEEP_STEP) {
+            self.datapath.sweep(SWEEP_STEP).map_err(failed)?;
+        }
+        Ok(())
     }
 }
