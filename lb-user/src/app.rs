@@ -95,7 +95,11 @@ impl<K: Kernel> App<K> {
     }
 
     /// Runs until `shutdown` completes. The datapath stays.
-    pub async fn run(mut self, mut inputs: Inputs, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    pub async fn run(
+        mut self,
+        mut inputs: Inputs,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
         self.state.clear_ready()?;
         self.host_changed(&inputs.host.borrow_and_update().clone());
         self.source_changed(&inputs.source.borrow_and_update().clone());

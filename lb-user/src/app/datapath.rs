@@ -5,14 +5,13 @@ use tracing::info;
 
 use super::kernel::{InterfaceReport, Kernel, KernelError, Settings};
 use crate::config::{Config, XdpMode};
-use crate::datapath::{self, AttachState, Datapath, DatapathError, MapSizes, NodeConfig, OpenOptions, WantedInterface};
+use crate::datapath::{
+    self, AttachState, Datapath, DatapathError, MapSizes, NodeConfig, OpenOptions, WantedInterface,
+};
 use crate::node::{Managed, Role};
 use crate::tables::LbTables;
 use crate::tables::aya::AyaTables;
 use crate::telemetry::status::InterfaceStatus;
-
-/// Records per run of the sweep program: as many as it looks at in one run.
-const SWEEP_STEP: u32 = 64;
 
 /// The datapath and its tables.
 #[derive(Debug)]
@@ -127,9 +126,6 @@ impl Kernel for RealKernel {
 
     fn sweep(&mut self, share: f64) -> Result<(), KernelError> {
         let records = (f64::from(self.flow_records) * share).ceil() as u32;
-        for _ in 0..records.div_ceil(SWEEP_STEP) {
-            self.datapath.sweep(SWEEP_STEP).map_err(failed)?;
-        }
-        Ok(())
+        self.datapath.sweep(records).map(|_| ()).map_err(failed)
     }
 }

@@ -79,7 +79,11 @@ fn kernel_view(viewer: &Viewer) -> Result<status::KernelView, DatapathError> {
         maps: viewer
             .usage()?
             .into_iter()
-            .map(|m| status::MapUse { name: m.map.to_owned(), used: m.used.into(), capacity: m.capacity.into() })
+            .map(|m| status::MapUse {
+                name: m.map.to_owned(),
+                used: m.used.into(),
+                capacity: m.capacity.into(),
+            })
             .collect(),
         programs: programs
             .into_iter()

@@ -245,13 +245,7 @@ mod tests {
 
     fn kernel() -> KernelView {
         let maps = vec![MapUse { name: "FW_SVC4".into(), used: 5, capacity: 10 }];
-        KernelView {
-            pins: "/sys/fs/bpf/fairway".into(),
-            ready: true,
-            sync_unix_s: 1_090,
-            maps,
-            ..KernelView::default()
-        }
+        KernelView { ready: true, sync_unix_s: 1_090, maps, ..KernelView::default() }
     }
 
     #[test]
