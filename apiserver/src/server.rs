@@ -122,7 +122,7 @@ impl ApiServer {
     pub fn start(options: Options) -> Result<ApiServer, Error> {
         let listener = match options.listener {
             Some(listener) => listener,
-            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
+            None => bind_free_port()?,
         };
         let address = listener.local_addr()?;
         let tls = options.tls.then(|| tls::Identity::new(address.ip())).transpose()?;
@@ -266,7 +266,12 @@ impl ApiServer {
         if self.accepting.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(());
         }
-        socket2::SockRef::from(&self.listener).listen(1024)?;
+        let socket = socket2::SockRef::from(&self.listener);
+        if self.listener.local_addr()?.port() == 0 {
+            // The kernel takes back a port that it had chosen itself.
+            socket.bind(&self.address.into())?;
+        }
+        socket.listen(1024)?;
         self.accept()
     }
 
@@ -289,6 +294,17 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
+        }
+    }
+}
+
+/// A listener on a free port, bound by number: only such a port stays the socket's own while it is deaf.
+fn bind_free_port() -> io::Result<TcpListener> {
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
         }
     }
 }

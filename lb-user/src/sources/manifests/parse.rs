@@ -40,6 +40,8 @@ pub(super) fn parse(name: &str, text: &str, selection: &Selection) -> Parsed {
             Err(error) => {
                 let path = track.path().to_string();
                 parsed.broken(place, if path == "." { String::new() } else { path }, error.to_string());
+                // After a fault the reader does not find the next document; it would repeat the fault for ever.
+                break;
             }
         }
     }
