@@ -321,3 +321,37 @@ async fn a_dropped_source_lets_go_of_its_watches() {
     drop(source);
     until("no watch is open", || Kind::ALL.iter().all(|kind| server.stats(*kind).open_watches == 0)).await;
 }
+
+#[tokio::test]
+async fn a_stalled_server_changes_nothing_and_everything_arrives_afterwards() {
+    let server = server_with_node();
+    let source = watch_plain(&server).await;
+    until_watching(&server).await;
+    server.stall(true);
+    for number in 1..=50 {
+        server.apply(service(&format!("web-{number}"), &format!("10.96.0.{number}"))).unwrap();
+    }
+    assert!(source.snapshots.borrow().as_ref().unwrap().world.services.is_empty());
+    server.stall(false);
+    snapshot_where(&source, |now| now.world.services.len() == 50).await;
+}
+
+#[tokio::test]
+async fn objects_written_over_http_arrive() {
+    use ::kube::api::{Api, DeleteParams, PostParams};
+    use k8s_openapi::api::core::v1::Service;
+
+    let server = server_with_node();
+    let source = watch_plain(&server).await;
+    let client = ::kube::Client::try_from(::kube::Config::new(server.url().parse().unwrap())).unwrap();
+    let services: Api<Service> = Api::namespaced(client, "default");
+    let mut web: Service = serde_json::from_value(service("web", "10.96.0.1")).unwrap();
+    services.create(&PostParams::default(), &web).await.unwrap();
+    assert!(services.create(&PostParams::default(), &web).await.is_err(), "created twice");
+    snapshot_where(&source, |now| has_service(now, "web")).await;
+    web.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 81;
+    services.replace("web", &PostParams::default(), &web).await.unwrap();
+    snapshot_where(&source, |now| now.world.services[&key("web")].ports[0].port == 81).await;
+    services.delete("web", &DeleteParams::default()).await.unwrap();
+    snapshot_where(&source, |now| !has_service(now, "web")).await;
+}
