@@ -43,7 +43,10 @@ impl Road {
 
     /// Every address a node may masquerade with.
     fn addresses_of_node(&self, n: u8) -> BTreeSet<IpAddr> {
-        [address::node(n), address::pod_range(n, 0), address::gateway(n)].iter().flat_map(|d| d.both()).collect()
+        [address::node(n), address::pod_range(n, 0), address::gateway(n)]
+            .iter()
+            .flat_map(|d| d.both())
+            .collect()
     }
 }
 
@@ -61,7 +64,12 @@ fn assert_even(tally: &Tally, pods: &[&str], what: &str) {
 }
 
 /// Asks one by one, so that the source is known per answering pod.
-fn assert_sources(from: &Ns, transport: Transport, dst: SocketAddr, allowed: impl Fn(&str, IpAddr) -> bool) -> Result<()> {
+fn assert_sources(
+    from: &Ns,
+    transport: Transport,
+    dst: SocketAddr,
+    allowed: impl Fn(&str, IpAddr) -> bool,
+) -> Result<()> {
     for _ in 0..12 {
         let a = Ask::new(dst).timeout(PATIENCE).over(transport, from)?;
         assert!(allowed(&a.pod, a.src.ip()), "{transport:?} {dst}: {} saw {}", a.pod, a.src);
@@ -211,8 +219,17 @@ fn a_hundred_megabytes_arrive_whole_each_way_through_tc_with_offloads_on() -> Re
 fn ten_thousand_short_connections_all_succeed() -> Result<()> {
     let road = Road::build(spec(Cni::Ptp, InterNode::Routed), "native")?;
     let dst = SocketAddr::new(road.cluster.node(3).address().both()[0], NODE_PORT);
-    let tally =
-        Ask::new(dst).timeout(PATIENCE).reset_on_close().many(Transport::Tcp, road.cluster.client(), 10_000, 16)?;
-    ensure!(tally.failures.is_empty(), "{} failed, first: {:?}", tally.failures.len(), tally.failures.first());
+    let tally = Ask::new(dst).timeout(PATIENCE).reset_on_close().many(
+        Transport::Tcp,
+        road.cluster.client(),
+        10_000,
+        16,
+    )?;
+    ensure!(
+        tally.failures.is_empty(),
+        "{} failed, first: {:?}",
+        tally.failures.len(),
+        tally.failures.first()
+    );
     Ok(())
 }

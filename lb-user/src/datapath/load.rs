@@ -82,7 +82,7 @@ pub fn load(
         load_program(&mut ebpf, name, state_dir)?;
     }
     // Pinned under another name until complete: a crash in between leaves nothing that looks whole.
-    let partial = pins.progs.join(format!("{hash}.partial"));
+    let partial = pins.progs.join(format!("{hash}-partial"));
     pins::remove(&partial)?;
     bpffs::ensure_private_dir(&partial)?;
     for name in progs::ALL {
