@@ -18,6 +18,7 @@ use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type
 use lb_common::maps::progs;
 use lb_common::{Iface, config};
 use serde::Serialize;
+use tracing::debug;
 
 use super::DatapathError;
 use super::load::{Prog, Programs};
@@ -238,6 +239,18 @@ pub fn open_link(path: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, DatapathErr
     }
 }
 
+/// Detaches and unpins a link; a missing one is no error.
+pub fn remove_link(path: &Path) -> Result<(), DatapathError> {
+    if let Some((fd, info)) = open_link(path)?
+        && info.ifindex != 0
+        && let Err(e) = sys::link_detach(fd.as_fd())
+    {
+        // Not fatal: without its pin the kernel detaches it too, if a little later.
+        debug!(link = %path.display(), error = %e, "cannot detach at once");
+    }
+    pins::remove(path)
+}
+
 /// Attaches what the interface's role asks for, keeping what is there already.
 pub fn attach_interface(
     links: &Path,
@@ -254,7 +267,7 @@ pub fn attach_interface(
     };
     for other in [HookPoint::XdpNative, HookPoint::XdpGeneric] {
         if xdp != Some(other) {
-            pins::remove(&link_path(links, wanted.ifindex, other))?;
+            remove_link(&link_path(links, wanted.ifindex, other))?;
         }
     }
     match xdp {
@@ -288,12 +301,16 @@ fn ensure(links: &Path, ifindex: u32, point: HookPoint, prog: &Prog) -> Result<H
             return Ok(state(Some(info.id), "attached, kept".to_owned()));
         }
         Some((fd, info)) if info.ifindex == ifindex => {
-            sys::link_update(fd.as_fd(), prog.fd.as_fd())
-                .map_err(|e| DatapathError::kernel(path.display(), e))?;
-            return Ok(state(Some(info.id), format!("program {} replaced in place", info.prog_id)));
+            return Ok(match sys::link_update(fd.as_fd(), prog.fd.as_fd()) {
+                Ok(()) => state(Some(info.id), format!("program {} replaced in place", info.prog_id)),
+                Err(e) => HookState {
+                    prog_id: Some(info.prog_id),
+                    ..state(Some(info.id), format!("still the former program: {e}"))
+                },
+            });
         }
         // The interface it was made for is gone; the index was given out again.
-        Some(_) => pins::remove(&path)?,
+        Some(_) => remove_link(&path)?,
         None => {}
     }
     let link = match sys::link_create(prog.fd.as_fd(), ifindex, point.attach_type(), point.flags()) {
@@ -324,7 +341,7 @@ fn refusal(point: HookPoint, error: &SysError) -> String {
 
 /// Detaches everything from one interface.
 pub fn detach_interface(links: &Path, ifindex: u32) -> Result<(), DatapathError> {
-    HookPoint::ALL.into_iter().try_for_each(|point| pins::remove(&link_path(links, ifindex, point)))
+    HookPoint::ALL.into_iter().try_for_each(|point| remove_link(&link_path(links, ifindex, point)))
 }
 
 /// Detaches every interface that is not in `keep`; links whose interface is gone lose their pin too. Returns the
@@ -335,7 +352,7 @@ pub fn detach_others(links: &Path, keep: impl Fn(u32) -> bool) -> Result<Vec<Pat
         let Some((ifindex, _)) = parse_link_path(&path) else { continue };
         let gone = open_link(&path)?.is_some_and(|(_, info)| info.ifindex != ifindex);
         if gone || !keep(ifindex) {
-            pins::remove(&path)?;
+            remove_link(&path)?;
             removed.push(path);
         }
     }

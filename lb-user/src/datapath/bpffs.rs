@@ -70,7 +70,10 @@ fn mount_note(state_dir: &Path) -> PathBuf {
 pub fn unmount_own(path: &Path, state_dir: &Path) -> Result<bool, DatapathError> {
     let ours =
         fs::read(mount_note(state_dir)).is_ok_and(|noted| noted == path.as_os_str().as_encoded_bytes());
-    let empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    // Names with a dot are the kernel's own (`maps.debug`).
+    let is_pin =
+        |e: std::io::Result<fs::DirEntry>| e.is_ok_and(|e| !e.file_name().as_encoded_bytes().contains(&b'.'));
+    let empty = fs::read_dir(path).is_ok_and(|mut entries| !entries.any(is_pin));
     if !(ours && empty && is_bpffs(path)) {
         return Ok(false);
     }
@@ -107,11 +110,36 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// Makes the state directory (0700) if it is missing. One that is there keeps its mode, since it may be
+/// somebody's, but nobody else may be able to write in it.
+pub fn ensure_state_dir(path: &Path) -> Result<(), DatapathError> {
+    let refuse = |message: String| DatapathError::Unsafe { path: path.to_owned(), message };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| refuse(format!("it cannot be made: {e}")))?;
+    let meta = fs::metadata(path).map_err(|e| DatapathError::io(path, e))?;
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me || meta.mode() & 0o022 != 0 {
+        let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
+        return Err(refuse(format!("uid {uid}, mode {mode:o}: others than uid {me} can write in it")));
+    }
+    Ok(())
+}
+
 /// Held while an agent (or `cleanup`) owns the datapath; released when dropped or when the process dies.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
-    _pins: Option<File>,
+    _state: Option<File>,
+    pins: Option<File>,
+}
+
+impl Lock {
+    /// Lets go of the pin directory, so that its file system can be unmounted.
+    pub fn release_pins(&mut self) {
+        self.pins = None;
+    }
 }
 
 /// The lock file's path in a state directory.
@@ -134,18 +162,24 @@ pub fn lock(state_dir: &Path, pins: &Path) -> Result<Lock, DatapathError> {
     let mut holder = String::new();
     file.read_to_string(&mut holder).map_err(io)?;
     take(&file, &path, &holder)?;
-    let pins = match File::open(pins) {
-        Ok(dir) => {
-            take(&dir, pins, "")?;
-            Some(dir)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(DatapathError::io(pins, e)),
-    };
+    let pins = take_pins(pins)?;
     file.rewind().map_err(io)?;
     file.set_len(0).map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok(Lock { _file: file, _pins: pins })
+    Ok(Lock { _state: Some(file), pins })
+}
+
+/// Takes the pin directory's lock alone, for work without a state directory.
+pub fn lock_pins(pins: &Path) -> Result<Lock, DatapathError> {
+    Ok(Lock { _state: None, pins: take_pins(pins)? })
+}
+
+fn take_pins(pins: &Path) -> Result<Option<File>, DatapathError> {
+    match File::open(pins) {
+        Ok(dir) => take(&dir, pins, "").map(|()| Some(dir)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(DatapathError::io(pins, e)),
+    }
 }
 
 fn take(file: &File, path: &Path, holder: &str) -> Result<(), DatapathError> {

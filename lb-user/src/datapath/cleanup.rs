@@ -13,14 +13,11 @@ use super::{DatapathError, attach};
 /// was removed, in words. Refuses while an agent holds the lock, unless forced.
 pub fn cleanup(bpffs: &Path, state_dir: &Path, force: bool) -> Result<Vec<String>, DatapathError> {
     let base = base_dir(bpffs);
-    let lock = if state_dir.is_dir() {
-        match bpffs::lock(state_dir, &base) {
-            Ok(lock) => Some(lock),
-            Err(DatapathError::Locked { .. }) if force => None,
-            Err(e) => return Err(e),
-        }
-    } else {
-        None
+    let taken = if state_dir.is_dir() { bpffs::lock(state_dir, &base) } else { bpffs::lock_pins(&base) };
+    let mut lock = match taken {
+        Ok(lock) => Some(lock),
+        Err(DatapathError::Locked { .. }) if force => None,
+        Err(e) => return Err(e),
     };
     let mut removed = Vec::new();
     for version in pins::list(&base)? {
@@ -29,7 +26,7 @@ pub fn cleanup(bpffs: &Path, state_dir: &Path, force: bool) -> Result<Vec<String
                 Some((ifindex, point)) => format!("link of {} on interface {ifindex}", point.label()),
                 None => "link".to_owned(),
             };
-            pins::remove(&link)?;
+            attach::remove_link(&link)?;
             removed.push(format!("{what}: {}", link.display()));
         }
         for object in pins::list(&version.join("progs"))? {
@@ -48,6 +45,9 @@ pub fn cleanup(bpffs: &Path, state_dir: &Path, force: bool) -> Result<Vec<String
     if base.exists() {
         pins::remove(&base)?;
         removed.push(format!("directory {}", base.display()));
+    }
+    if let Some(lock) = &mut lock {
+        lock.release_pins();
     }
     if bpffs::unmount_own(bpffs, state_dir)? {
         removed.push(format!("BPF file system {}", bpffs.display()));

@@ -81,7 +81,8 @@ pub fn load(
     for name in progs::ALL {
         load_program(&mut ebpf, name, state_dir)?;
     }
-    // Pinned under another name until complete: a crash in between leaves nothing that looks whole.
+    // Pinned under another name until complete: a crash in between leaves nothing that looks whole. (Names on
+    // a BPF file system may not hold a dot.)
     let partial = pins.progs.join(format!("{hash}-partial"));
     pins::remove(&partial)?;
     bpffs::ensure_private_dir(&partial)?;

@@ -143,8 +143,7 @@ impl Datapath {
         if object.is_empty() {
             return Err(DatapathError::NoObject);
         }
-        std::fs::create_dir_all(&opts.state_dir).map_err(|e| DatapathError::io(&opts.state_dir, e))?;
-        bpffs::ensure_private_dir(&opts.state_dir)?;
+        bpffs::ensure_state_dir(&opts.state_dir)?;
         let pins = Pins::new(&opts.bpffs);
         bpffs::ensure_mounted(&opts.bpffs, &opts.state_dir)?;
         bpffs::ensure_private_dir(&pins.base)?;
@@ -191,20 +190,26 @@ impl Datapath {
             info!(link = %path.display(), "detached");
         }
         let mut states = Vec::with_capacity(wanted.len());
+        let mut failed = None;
         for w in wanted {
-            // The role first: the program may run the moment it is attached.
-            let entry = w.entry();
-            if self.ifaces.get(&w.ifindex).map_err(kernel)? != Some(entry) {
-                self.ifaces.put(&w.ifindex, &entry).map_err(kernel)?;
+            // One interface that fails keeps no other from being attached.
+            match self.sync_interface(w) {
+                Ok(state) => states.push(state),
+                Err(e) => {
+                    warn!(interface = %w.name, error = %e, "cannot attach");
+                    failed.get_or_insert(e);
+                }
             }
-            states.push(attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, w)?);
         }
         let mut gone = Vec::new();
         self.ifaces.for_each(|index, _| gone.push(index)).map_err(kernel)?;
         for index in gone.iter().filter(|i| !indexes.contains(i)) {
             self.ifaces.delete(index).map_err(kernel)?;
         }
-        // No link runs another object's programs any more.
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // No link needs another object's pins any more.
         match load::remove_other_objects(&self.pins, &self.programs.hash) {
             Ok(removed) => {
                 removed.iter().for_each(|dir| info!(object = %dir.display(), "released the former programs"));
@@ -212,6 +217,16 @@ impl Datapath {
             Err(e) => warn!(error = %e, "cannot release the former programs"),
         }
         Ok(states)
+    }
+
+    fn sync_interface(&self, wanted: &WantedInterface) -> Result<AttachState, DatapathError> {
+        let kernel = |e| DatapathError::kernel(maps::IFACES, e);
+        // The role first: the program may run the moment it is attached.
+        let entry = wanted.entry();
+        if self.ifaces.get(&wanted.ifindex).map_err(kernel)? != Some(entry) {
+            self.ifaces.put(&wanted.ifindex, &entry).map_err(kernel)?;
+        }
+        attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)
     }
 
     /// Detaches everything from one interface and forgets it.

@@ -444,6 +444,18 @@ pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> Result<()> {
 }
 
 #[repr(C)]
+struct LinkDetachAttr {
+    link_fd: u32,
+}
+
+/// Detaches a link's program at once; closing or unpinning the last reference does it only some time later.
+pub fn link_detach(link: BorrowedFd<'_>) -> Result<()> {
+    let mut attr = LinkDetachAttr { link_fd: fd_u32(link) };
+    // SAFETY: the attribute holds no pointer.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, "BPF_LINK_DETACH", &mut attr) }.map(drop)
+}
+
+#[repr(C)]
 #[derive(Default)]
 struct TestRunAttr {
     prog_fd: u32,

@@ -1,0 +1,5 @@
+//! The datapath on the real kernel; needs root, and for `object` the built kernel object (`cargo xtask test`).
+
+mod lab;
+mod object;
+mod plumbing;
