@@ -15,6 +15,13 @@ pub struct Lab {
     dir: TempDir,
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Fails where nothing is mounted; otherwise it lets the directory be removed, after a failed test too.
+        let _ = rustix::mount::unmount(self.bpffs(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 impl Lab {
     /// Runs `test` on a thread of its own, in new mount and network namespaces; both vanish with the thread.
     pub fn run(test: impl FnOnce(&Lab) + Send + 'static) {
@@ -27,8 +34,6 @@ impl Lab {
             mount_change("/", Flags::PRIVATE | Flags::REC).expect("private mounts");
             let lab = Lab { dir: TempDir::new().expect("temporary directory") };
             test(&lab);
-            // Lets the directory be removed; a failed test's mount goes with its namespace.
-            let _ = rustix::mount::unmount(lab.bpffs(), rustix::mount::UnmountFlags::DETACH);
         })
         .join();
         if let Err(panic) = done {
