@@ -51,7 +51,7 @@ fn live<F: Family, T: Tables<F>>(t: &T, r: FlowRef, now: u32) -> Option<*mut Flo
 
 /// Frees a record: both index entries, if they still are this record's, then the record.
 #[inline(always)]
-pub fn free<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>) {
+pub(crate) fn free<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>) {
     // SAFETY: as in `live`.
     unsafe {
         let seq = (*rec).seq;
@@ -222,7 +222,7 @@ fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r:
 
 /// Notes a packet of the client's.
 #[inline(always)]
-pub fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+pub(crate) fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
     // SAFETY: as in `live`.
     let f = unsafe { &mut *rec };
     touch(f, now);
@@ -249,7 +249,7 @@ pub fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
 
 /// Notes a packet of the backend's.
 #[inline(always)]
-pub fn on_reply<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+pub(crate) fn on_reply<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
     // SAFETY: as in `live`.
     let f = unsafe { &mut *rec };
     touch(f, now);

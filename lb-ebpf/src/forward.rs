@@ -49,7 +49,7 @@ fn takes_redirects<F: Family, T: Tables<F>>(t: &T, ifindex: u32) -> bool {
 
 /// The route towards `q`'s destination, from the flow's cache or the FIB.
 #[inline(always)]
-pub fn route<P: Packet, F: Family, T: Tables<F>>(
+pub(crate) fn route<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
     t: &T,
     hop: *mut Hop,
