@@ -10,6 +10,7 @@ mod datapath;
 mod kernel;
 mod retry;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub struct App<K> {
     status: Status,
     names: FrontendNames,
     managed: Vec<Managed>,
+    /// Links that had a default route at some time: a flap takes the route, not the role.
+    known_uplinks: BTreeSet<u32>,
     view: NodeView,
     sync_retry: Retry,
     interface_retry: Retry,
@@ -87,6 +90,7 @@ impl<K: Kernel> App<K> {
             status,
             names: FrontendNames::new(),
             managed: Vec::new(),
+            known_uplinks: BTreeSet::new(),
             view: NodeView::default(),
             sync_retry: Retry::default(),
             interface_retry: Retry::default(),
@@ -177,7 +181,9 @@ impl<K: Kernel> App<K> {
 
     fn sync_interfaces(&mut self, facts: &HostFacts) {
         let node_addresses = self.node_object().map(|n| n.addresses.clone()).unwrap_or_default();
-        self.managed = classify(facts, &self.config, &node_addresses);
+        self.known_uplinks.extend(&facts.default_route_links);
+        self.known_uplinks.retain(|index| facts.links.contains_key(index));
+        self.managed = classify(facts, &self.config, &node_addresses, &self.known_uplinks);
         let (node4, node6) = addrs::main_addresses(&self.managed, self.node_object());
         let result = self
             .kernel
@@ -297,10 +303,15 @@ impl<K: Kernel> App<K> {
 
 /// Opens everything and runs until `shutdown` completes. Fails only when something cannot be started at all.
 pub async fn start(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    tokio::pin!(shutdown);
     let state = StateDir::create(&config.state_dir)?;
     let kernel = RealKernel::open(&config)?;
     let links = LinkWatch::start().await?;
-    let source = start_source(&config).await?;
+    let source = tokio::select! {
+        biased;
+        () = &mut shutdown => return Ok(()),
+        source = start_source(&config) => source?,
+    };
     let inputs = Inputs {
         host: links.facts.clone(),
         snapshots: source.snapshots.clone(),

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
             _ => ExitCode::SUCCESS,
         },
         Err(error) => {
-            eprintln!("fairway: {error:#}");
+            eprintln!("fairway: {error}");
             ExitCode::FAILURE
         }
     }

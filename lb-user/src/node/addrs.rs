@@ -62,7 +62,7 @@ mod tests {
 
     fn view(flags: &[&str], node: Option<&NodeObject>) -> Vec<String> {
         let (facts, config) = (host(), config(flags));
-        let managed = classify(&facts, &config, &[]);
+        let managed = classify(&facts, &config, &[], &BTreeSet::new());
         let view = node_view(&facts, &managed, &config, node);
         view.node_port_addresses.iter().map(IpAddr::to_string).collect()
     }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_main_addresses_prefer_the_node_object() {
-        let managed = classify(&host(), &config(&[]), &[]);
+        let managed = classify(&host(), &config(&[]), &[], &BTreeSet::new());
         let node = NodeObject { addresses: vec!["10.9.0.1".parse().expect("ip")], ..NodeObject::default() };
         let (v4, v6) = main_addresses(&managed, Some(&node));
         assert_eq!(v4, Some("10.9.0.1".parse().expect("ip")));

@@ -6,6 +6,7 @@
 //! is never pod-facing itself: between two pods of one bridge the reply is switched and never reaches the
 //! bridge's IP layer, so its veth ports are.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
@@ -42,11 +43,17 @@ pub struct Managed {
     pub mac: [u8; 6],
 }
 
-/// Gives every interface its role. `node_addresses` are those of the Node object, when it is known.
+/// Gives every interface its role. `node_addresses` are those of the Node object, when it is known;
+/// `known_uplinks` had a default route at some time, which a flap may have taken for a while.
 /// Interfaces that are down are included: programs on them do no harm, and are there when they come up.
-pub fn classify(facts: &HostFacts, config: &Config, node_addresses: &[IpAddr]) -> Vec<Managed> {
+pub fn classify(
+    facts: &HostFacts,
+    config: &Config,
+    node_addresses: &[IpAddr],
+    known_uplinks: &BTreeSet<u32>,
+) -> Vec<Managed> {
     let managed = |link: &Link| {
-        role_of(link, facts, config, node_addresses).map(|role| {
+        role_of(link, facts, config, node_addresses, known_uplinks).map(|role| {
             let addresses = facts.addresses_of(link.index);
             Managed {
                 index: link.index,
@@ -67,12 +74,19 @@ pub fn classify(facts: &HostFacts, config: &Config, node_addresses: &[IpAddr]) -
     facts.links.values().filter_map(managed).collect()
 }
 
-fn role_of(link: &Link, facts: &HostFacts, config: &Config, node_addresses: &[IpAddr]) -> Option<Role> {
+fn role_of(
+    link: &Link,
+    facts: &HostFacts,
+    config: &Config,
+    node_addresses: &[IpAddr],
+    known_uplinks: &BTreeSet<u32>,
+) -> Option<Role> {
     if matches!(link.kind, Kind::Loopback | Kind::Inert) {
         return None;
     }
     let is_uplink = if config.interfaces.is_empty() {
         facts.default_route_links.contains(&link.index)
+            || known_uplinks.contains(&link.index)
             || facts.addresses_of(link.index).iter().any(|a| node_addresses.contains(&a.ip))
     } else {
         config.interfaces.contains(&link.name)
@@ -167,7 +181,10 @@ pub(super) mod tests {
 
     fn roles(flags: &[&str], node_addresses: &[&str]) -> Vec<(String, Role)> {
         let ips: Vec<IpAddr> = node_addresses.iter().map(|s| s.parse().expect("ip")).collect();
-        classify(&host(), &config(flags), &ips).into_iter().map(|m| (m.name, m.role)).collect()
+        classify(&host(), &config(flags), &ips, &BTreeSet::new())
+            .into_iter()
+            .map(|m| (m.name, m.role))
+            .collect()
     }
 
     fn expect(list: &[(&str, Role)]) -> Vec<(String, Role)> {
@@ -214,23 +231,31 @@ pub(super) mod tests {
     fn a_bridge_with_the_default_route_is_an_uplink() {
         let mut f = host();
         f.default_route_links = [4].into();
-        let got = classify(&f, &config(&[]), &[]);
+        let got = classify(&f, &config(&[]), &[], &BTreeSet::new());
         assert!(got.iter().any(|m| m.name == "cni0" && m.role == Role::Uplink));
     }
 
     #[test]
     fn the_masquerade_address_is_primary_global_and_usable() {
-        let got = classify(&host(), &config(&[]), &[]);
+        let got = classify(&host(), &config(&[]), &[], &BTreeSet::new());
         assert_eq!(got[0].addr4, Some(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(got[0].addr6, Some("2001:db8::1".parse().expect("ip")));
         assert_eq!(got[0].mac, [2, 0, 0, 0, 0, 2]);
     }
 
     #[test]
+    fn an_uplink_that_lost_its_default_route_in_a_flap_stays_an_uplink() {
+        let mut f = host();
+        f.default_route_links.clear();
+        let got = classify(&f, &config(&[]), &[], &BTreeSet::from([2]));
+        assert!(got.iter().any(|m| m.name == "eth0" && m.role == Role::Uplink));
+    }
+
+    #[test]
     fn a_renamed_interface_keeps_its_index_and_gets_the_role_of_its_new_name() {
         let mut f = host();
         f.links.get_mut(&3).expect("eth1").name = "vxlan9".into();
-        let got = classify(&f, &config(&[]), &[]);
+        let got = classify(&f, &config(&[]), &[], &BTreeSet::new());
         assert!(got.iter().any(|m| m.index == 3 && m.role == Role::Overlay));
     }
 }

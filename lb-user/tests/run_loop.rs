@@ -1,0 +1,276 @@
+//! The run loop, whole, on a fake kernel: what is written when, and what the state directory says.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use lb_common::Svc;
+use lb_user::app::{App, Inputs, InterfaceReport, Kernel, KernelError, Settings};
+use lb_user::config::RunArgs;
+use lb_user::model::{Key, Proto, Service, ServicePort, World};
+use lb_user::node::{Address, HostFacts, Kind, Link, Managed};
+use lb_user::sources::{Snapshot, SourceStatus};
+use lb_user::tables::fake::FakeTables;
+use lb_user::tables::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use lb_user::telemetry::status::{self, StateDir, Status};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct State {
+    tables: FakeTables,
+    wanted: Vec<Managed>,
+    refuse_dump: bool,
+    sweeps: usize,
+}
+
+/// A kernel that the test can look into while the agent runs.
+#[derive(Clone, Debug)]
+struct FakeKernel(Arc<Mutex<State>>);
+
+impl FakeKernel {
+    fn new() -> Self {
+        let limits = Limits { services: 64, backends: 64, slots: 256 };
+        let tables = FakeTables::new(limits);
+        FakeKernel(Arc::new(Mutex::new(State { tables, wanted: vec![], refuse_dump: false, sweeps: 0 })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no panic while locked")
+    }
+}
+
+impl LbTables for FakeKernel {
+    fn limits(&self) -> Limits {
+        self.state().tables.limits()
+    }
+    fn dump(&mut self) -> Result<Dump, TableError> {
+        let mut state = self.state();
+        if state.refuse_dump {
+            return Err(TableError::Failed { map: "FW_SVC4", message: "refused by the test".into() });
+        }
+        state.tables.dump()
+    }
+    fn put_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), TableError> {
+        self.state().tables.put_backends(entries)
+    }
+    fn put_slots(&mut self, ranges: &[(u32, Vec<u32>)]) -> Result<(), TableError> {
+        self.state().tables.put_slots(ranges)
+    }
+    fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {
+        self.state().tables.put_frontends(entries)
+    }
+    fn delete_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError> {
+        self.state().tables.delete_frontends(keys)
+    }
+    fn commit_sync(&mut self, generation: u32, unix_s: u32) -> Result<(), TableError> {
+        self.state().tables.commit_sync(generation, unix_s)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn configure(&mut self, _settings: &Settings) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn sync_interfaces(&mut self, wanted: &[Managed]) -> Result<Vec<InterfaceReport>, KernelError> {
+        self.state().wanted = wanted.to_vec();
+        Ok(Vec::new())
+    }
+    fn tables(&mut self) -> &mut dyn LbTables {
+        self
+    }
+    fn sweep(&mut self, _share: f64) -> Result<(), KernelError> {
+        self.state().sweeps += 1;
+        Ok(())
+    }
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+struct Running {
+    kernel: FakeKernel,
+    dir: tempfile::TempDir,
+    host: watch::Sender<HostFacts>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    _source: watch::Sender<SourceStatus>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+fn start(kernel: FakeKernel) -> Running {
+    let dir = tempfile::tempdir().expect("scratch directory");
+    let state_dir = dir.path().join("state");
+    let argv = ["fairway", "--node-name", "n1", "--state-dir", state_dir.to_str().expect("UTF-8")];
+    let config = Cli::parse_from(argv).run.into_config("n1").expect("config");
+    let state = StateDir::create(&state_dir).expect("state directory");
+    let (host, host_in) = watch::channel(facts(&["192.0.2.1"]));
+    let (snapshots, snapshots_in) = watch::channel(None);
+    let (source, source_in) = watch::channel(SourceStatus::default());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let inputs = Inputs { host: host_in, snapshots: snapshots_in, source: source_in };
+    let app = App::new(config, kernel.clone(), state);
+    let task = tokio::spawn(async move {
+        let shutdown = async {
+            let _sender_gone = stopped.await;
+        };
+        app.run(inputs, shutdown).await.expect("the run loop ends well");
+    });
+    Running { kernel, dir, host, snapshots, _source: source, stop, task }
+}
+
+impl Running {
+    fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state_dir().join("ready").exists()
+    }
+
+    fn status(&self) -> Option<Status> {
+        status::read(&self.state_dir()).status
+    }
+
+    fn publish(&self, generation: u64, world: World) {
+        let snapshot = Snapshot { world: Arc::new(world), problems: vec![], generation };
+        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+    }
+
+    fn frontends(&self) -> usize {
+        self.kernel.state().tables.peek().frontends.len()
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.send(()).expect("the agent still runs");
+        tokio::time::timeout(Duration::from_secs(2), self.task)
+            .await
+            .expect("ends in time")
+            .expect("no panic");
+        self.dir
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(what, poll).await;
+}
+
+async fn within(what: &str, future: impl Future<Output = ()>) {
+    let began = Instant::now();
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not in {:?}", began.elapsed()));
+}
+
+fn facts(addresses: &[&str]) -> HostFacts {
+    let mut facts = HostFacts::default();
+    let link = Link { index: 2, name: "eth0".into(), kind: Kind::Other, up: true, ..Link::default() };
+    facts.links.insert(2, link);
+    facts.default_route_links.insert(2);
+    let address = |ip: &&str| Address {
+        ip: ip.parse().expect("address"),
+        global: true,
+        unusable: false,
+        secondary: false,
+    };
+    facts.addresses.insert(2, addresses.iter().map(address).collect());
+    facts
+}
+
+fn world(names: &[&str]) -> World {
+    let mut world = World::default();
+    for (i, name) in names.iter().enumerate() {
+        let key = Key::new("default", *name);
+        let service = Service {
+            key: key.clone(),
+            uid: String::new(),
+            created_unix_s: 0,
+            cluster_ips: vec![format!("10.96.0.{}", i + 1).parse().expect("address")],
+            external_ips: vec![],
+            load_balancer_ips: vec![],
+            ports: vec![ServicePort {
+                name: String::new(),
+                proto: Proto::Tcp,
+                port: 80,
+                node_port: 30_000 + i as u16,
+            }],
+            internal_local: false,
+            external_local: false,
+            affinity_timeout_s: None,
+        };
+        world.services.insert(key, service);
+    }
+    world
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_the_first_complete_snapshot() {
+    let agent = start(FakeKernel::new());
+    until("interfaces and two sweeps", || {
+        let state = agent.kernel.state();
+        state.wanted.len() == 1 && state.sweeps >= 2
+    })
+    .await;
+    assert!(agent.kernel.state().tables.calls().is_empty());
+    assert!(!agent.is_ready());
+    agent.publish(1, world(&["a"]));
+    until("ready", || agent.is_ready()).await;
+    assert_eq!(agent.frontends(), 2, "cluster IP and nodePort");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_address_of_the_uplink_becomes_a_node_port_frontend() {
+    let agent = start(FakeKernel::new());
+    agent.publish(1, world(&["a"]));
+    until("ready", || agent.is_ready()).await;
+    agent.host.send_replace(facts(&["192.0.2.1", "192.0.2.2"]));
+    until("a third frontend", || agent.frontends() == 3).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_sync_is_told_and_retried_until_it_works() {
+    let kernel = FakeKernel::new();
+    kernel.state().refuse_dump = true;
+    let agent = start(kernel);
+    agent.publish(1, world(&["a"]));
+    until("the error shows", || {
+        agent.status().and_then(|s| s.last_error).is_some_and(|e| e.contains("refused by the test"))
+    })
+    .await;
+    assert!(!agent.is_ready());
+    agent.kernel.state().refuse_dump = false;
+    until("ready without a new snapshot", || agent.is_ready()).await;
+    until("the error is gone", || agent.status().is_some_and(|s| s.last_error.is_none())).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_leaves_the_tables_and_takes_the_ready_file() {
+    let agent = start(FakeKernel::new());
+    agent.publish(7, world(&["a", "b"]));
+    until("ready", || agent.is_ready()).await;
+    let (kernel, state_dir) = (agent.kernel.clone(), agent.state_dir());
+    let _dir = agent.stop().await;
+    assert!(!state_dir.join("ready").exists());
+    assert_eq!(kernel.state().tables.peek().frontends.len(), 4);
+    let found = status::read(&state_dir);
+    let last = found.status.expect("status stays");
+    assert!(!found.running && !last.ready);
+    assert_eq!(last.last_sync.expect("synced").generation, 7);
+    assert_eq!(found.names["TCP4 :30001"], "default/b");
+}
