@@ -20,7 +20,6 @@ use tokio::task::JoinHandle;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
 struct State {
     tables: FakeTables,
     wanted: Vec<Managed>,
@@ -29,7 +28,7 @@ struct State {
 }
 
 /// A kernel that the test can look into while the agent runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct FakeKernel(Arc<Mutex<State>>);
 
 impl FakeKernel {
