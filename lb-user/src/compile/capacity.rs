@@ -49,16 +49,21 @@ pub(super) fn admit(
         let frontends = *frontends_used + want.port.frontends.len();
         let backends = *backends_used + new_backends;
         let slots = slots_used + want.port.cluster.len() + want.port.local.len();
+        let own_slots = want.port.cluster.len() + want.port.local.len();
         let checks = [
-            ("frontends", frontends, limits.services as usize),
-            ("backends", backends, backend_budget(limits)),
-            ("slots", slots, slot_budget(limits)),
+            ("frontends", want.port.frontends.len(), frontends, limits.services as usize),
+            ("backends", want.backends.len(), backends, backend_budget(limits)),
+            ("slots", own_slots, slots, slot_budget(limits)),
         ];
-        if let Some((table, need, budget)) = checks.into_iter().find(|(_, need, budget)| need > budget) {
+        if let Some((table, own, _, budget)) = checks.into_iter().find(|(_, _, need, budget)| need > budget) {
+            // Only numbers that stay the same from sync to sync: whoever shows problems shows changes.
             problems.push(Problem {
                 object: format!("Service {}", want.key.service),
                 field: "spec.ports".to_string(),
-                message: format!("{} is not programmed: {table} would be {need} of {budget}", want.key),
+                message: format!(
+                    "{} is not programmed: its {own} {table} do not fit into {budget}",
+                    want.key
+                ),
             });
             continue;
         }

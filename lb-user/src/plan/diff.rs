@@ -38,6 +38,8 @@ struct Planner<'a> {
     fresh: HashMap<BackendKey, u32>,
     /// Ranges that visible frontends of a service port id name.
     ranges_of: HashMap<u32, BTreeSet<Range>>,
+    /// The sets that a service port id shows now.
+    shown: HashMap<u32, [SetRef; 2]>,
     room: Room,
     waiting: Vec<Problem>,
 }
@@ -54,6 +56,7 @@ impl<'a> Planner<'a> {
             ops: Vec::new(),
             fresh: HashMap::new(),
             ranges_of,
+            shown: actual.frontends.values().map(|svc| (svc.id, svc.sets)).collect(),
             room: Room::between(actual.ranges.keys(), actual.limits.slots),
             waiting: Vec::new(),
         }
@@ -127,35 +130,35 @@ impl<'a> Planner<'a> {
         after
     }
 
-    /// The ranges of a service port's two sets, written if they are not there yet.
+    /// The ranges of a service port's two sets, written if they are not there yet. Equal sets share one range.
     fn sets(&mut self, name: &PortKey, id: u32, port: &DesiredPort) -> [SetRef; 2] {
         let mut sets = [SetRef::default(); 2];
-        for (set, members) in sets.iter_mut().zip([&port.cluster, &port.local]) {
+        for (index, members) in [&port.cluster, &port.local].into_iter().enumerate() {
+            if index > 0 && *members == port.cluster {
+                sets[index] = sets[0];
+                continue;
+            }
             let table = self.actual.backends(name.family);
             let id_of = |key| table.id_of(key).or_else(|| self.fresh.get(key).copied());
             let mut ids: Vec<u32> = members.iter().filter_map(id_of).collect();
-            if ids.is_empty() {
-                continue;
-            }
-            if let Some((offset, count)) = self.existing(id, &ids) {
-                *set = SetRef { offset, count };
-                continue;
-            }
             let longest = self.room.longest() as usize;
-            if ids.len() > longest {
-                self.wait(
-                    format!("Service {}", name.service),
-                    format!("{name}: {} of {} backends fit until slots are free", longest, ids.len()),
-                );
+            if ids.len() > longest && self.existing(id, &ids).is_none() {
+                let message = format!("{name}: {longest} of {} backends fit until slots are free", ids.len());
+                self.wait(format!("Service {}", name.service), message);
                 ids.truncate(longest);
-                if let Some((offset, count)) = self.existing(id, &ids) {
-                    *set = SetRef { offset, count };
-                    continue;
+                if ids.is_empty() {
+                    // Better the old set, whose backends stay live, than none.
+                    sets[index] = self.shown.get(&id).map_or(SetRef::default(), |shown| shown[index]);
                 }
             }
             let count = ids.len() as u32;
-            if let Some(offset) = self.room.take(count).filter(|_| count > 0) {
-                *set = SetRef { offset, count };
+            if count == 0 {
+                continue;
+            }
+            if let Some((offset, count)) = self.existing(id, &ids) {
+                sets[index] = SetRef { offset, count };
+            } else if let Some(offset) = self.room.take(count) {
+                sets[index] = SetRef { offset, count };
                 self.ops.push(Op::PutSlots { offset, ids });
             }
         }

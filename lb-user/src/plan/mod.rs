@@ -10,7 +10,7 @@ mod op;
 mod slots;
 
 pub use diff::diff;
-pub use op::{Op, Step};
+pub use op::{Op, Step, backend_text, svc_text};
 
 use crate::compile::PortKey;
 use crate::model::Problem;

@@ -1,0 +1,196 @@
+//! Random worlds: few names and few addresses, so that collisions, moves and returns are frequent.
+
+use lb_user::model::{Endpoint, Family, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort, World};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A change of one object; `None` deletes it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Service(Key, Option<Service>),
+    Slice(Key, Option<Slice>),
+}
+
+/// The node that the worlds are compiled for.
+pub fn node() -> NodeView {
+    let addresses: Vec<IpAddr> = vec![v4(192, 1), v6(0xfe, 1)];
+    NodeView {
+        name: "n1".to_string(),
+        node_port_addresses: addresses.clone(),
+        local_addresses: addresses,
+        zone: Some("a".to_string()),
+    }
+}
+
+fn v4(net: u8, host: u8) -> IpAddr {
+    Ipv4Addr::new(10, net, 0, host).into()
+}
+
+fn v6(net: u8, host: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()).into()
+}
+
+fn proto() -> impl Strategy<Value = Proto> {
+    prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)]
+}
+
+fn port_name() -> impl Strategy<Value = String> {
+    prop_oneof![Just("a".to_string()), Just("b".to_string())]
+}
+
+fn service(key: Key) -> impl Strategy<Value = Service> {
+    let port = (port_name(), proto(), 80u16..83, prop_oneof![Just(0u16), 30080u16..30083])
+        .prop_map(|(name, proto, port, node_port)| ServicePort { name, proto, port, node_port });
+    (
+        (0i64..4, 1u8..5, any::<bool>()),
+        prop::collection::vec(1u8..4, 0..2),
+        prop::collection::vec(1u8..4, 0..2),
+        prop::collection::vec(port, 1..4),
+        (any::<bool>(), any::<bool>(), prop::option::of(1u32..3)),
+    )
+        .prop_map(
+            move |((created_unix_s, ip, dual), vips, externals, ports, (int, ext, affinity_timeout_s))| {
+                let mut cluster_ips = vec![v4(0, ip)];
+                if dual {
+                    cluster_ips.push(v6(0, ip));
+                }
+                Service {
+                    key: key.clone(),
+                    uid: String::new(),
+                    created_unix_s,
+                    cluster_ips,
+                    external_ips: externals.iter().map(|h| v4(9, *h)).collect(),
+                    load_balancer_ips: vips.iter().flat_map(|h| [v4(9, *h), v6(9, *h)]).collect(),
+                    ports,
+                    internal_local: int,
+                    external_local: ext,
+                    affinity_timeout_s,
+                }
+            },
+        )
+}
+
+fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
+    let node = prop_oneof![Just(None), Just(Some("n1".to_string())), Just(Some("n2".to_string()))];
+    let zones = prop_oneof![Just(vec![]), Just(vec!["a".to_string()]), Just(vec!["b".to_string()])];
+    (1u8..8, prop::array::uniform3(any::<bool>()), node, zones).prop_map(
+        move |(host, [ready, serving, terminating], node_name, hint_zones)| Endpoint {
+            addr: if family == Family::V4 { v4(1, host) } else { v6(1, host) },
+            ready: ready && !terminating,
+            serving: serving || (ready && !terminating),
+            terminating,
+            node_name,
+            hint_zones,
+            hint_nodes: Vec::new(),
+        },
+    )
+}
+
+fn slice(key: Key) -> impl Strategy<Value = Slice> {
+    let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let port =
+        (port_name(), proto(), 8080u16..8082).prop_map(|(name, proto, port)| SlicePort { name, proto, port });
+    (family, 0u8..4, prop::collection::vec(port, 1..3)).prop_flat_map(move |(family, service, ports)| {
+        let key = key.clone();
+        prop::collection::vec(endpoint(family), 0..6).prop_map(move |endpoints| Slice {
+            key: key.clone(),
+            service: format!("s{service}"),
+            family,
+            ports: ports.clone(),
+            endpoints,
+        })
+    })
+}
+
+/// Up to `n` changes.
+pub fn events(n: usize) -> impl Strategy<Value = Vec<Event>> {
+    let of_service = (0u8..4).prop_map(|i| Key::new("ns", format!("s{i}"))).prop_flat_map(|key| {
+        prop::option::weighted(0.8, service(key.clone())).prop_map(move |s| Event::Service(key.clone(), s))
+    });
+    let of_slice = (0u8..8).prop_map(|i| Key::new("ns", format!("slice{i}"))).prop_flat_map(|key| {
+        prop::option::weighted(0.8, slice(key.clone())).prop_map(move |s| Event::Slice(key.clone(), s))
+    });
+    prop::collection::vec(prop_oneof![2 => of_service, 3 => of_slice], 1..n)
+}
+
+/// The world after all events.
+pub fn world_of(events: &[Event]) -> World {
+    let mut world = World::default();
+    for event in events {
+        match event {
+            Event::Service(key, Some(s)) => drop(world.services.insert(key.clone(), s.clone())),
+            Event::Service(key, None) => drop(world.services.remove(key)),
+            Event::Slice(key, Some(s)) => drop(world.slices.insert(key.clone(), s.clone())),
+            Event::Slice(key, None) => drop(world.slices.remove(key)),
+        }
+    }
+    world
+}
+
+/// The last event of each object: these may come in any order.
+pub fn last_of_each(events: &[Event]) -> Vec<Event> {
+    let name = |event: &Event| match event {
+        Event::Service(key, _) => (0, key.clone()),
+        Event::Slice(key, _) => (1, key.clone()),
+    };
+    events.iter().map(|e| (name(e), e.clone())).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// Shuffles the lists in objects whose order means nothing.
+pub fn shuffle_lists(world: &mut World, seed: u64) {
+    let mut numbers = fastrand::Rng::with_seed(seed);
+    for service in world.services.values_mut() {
+        numbers.shuffle(&mut service.cluster_ips);
+        numbers.shuffle(&mut service.external_ips);
+        numbers.shuffle(&mut service.load_balancer_ips);
+    }
+    for slice in world.slices.values_mut() {
+        numbers.shuffle(&mut slice.ports);
+    }
+}
+
+/// `services` Services with a ClusterIP and a NodePort of one family, each with `endpoints` endpoints.
+pub fn large(services: u32, endpoints: u32) -> World {
+    let mut world = World::default();
+    for s in 0..services {
+        let key = Key::new("ns", format!("s{s:05}"));
+        let ports = vec![ServicePort {
+            name: String::new(),
+            proto: Proto::Tcp,
+            port: 80,
+            node_port: 10_000 + s as u16,
+        }];
+        let service = Service {
+            key: key.clone(),
+            uid: String::new(),
+            created_unix_s: i64::from(s),
+            cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + s).into()],
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            ports,
+            internal_local: false,
+            external_local: false,
+            affinity_timeout_s: None,
+        };
+        let endpoint = |e| Endpoint {
+            addr: Ipv4Addr::from(0x0b00_0000 + s * endpoints + e).into(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node_name: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+        };
+        let slice = Slice {
+            key: key.clone(),
+            service: key.name.clone(),
+            family: Family::V4,
+            ports: vec![SlicePort { name: String::new(), proto: Proto::Tcp, port: 8080 }],
+            endpoints: (0..endpoints).map(endpoint).collect(),
+        };
+        world.services.insert(key.clone(), service);
+        world.slices.insert(key, slice);
+    }
+    world
+}
