@@ -1,9 +1,12 @@
 //! Properties of compile, diff and apply over random worlds, faults and restarts. The fake's own invariants (no
 //! packet can meet a broken state) hold in every one of them, or it panics.
 
+#[path = "property/large.rs"]
+mod large;
 #[path = "property/worlds.rs"]
 mod worlds;
 
+use large::node;
 use lb_user::apply::{Syncer, apply};
 use lb_user::compile::keys::frontend_family;
 use lb_user::compile::{BackendKey, CompileOptions, Desired, compile};
@@ -14,7 +17,7 @@ use lb_user::tables::fake::{FakeTables, Faults};
 use lb_user::tables::{FrontendKey, LbTables, Limits};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use worlds::{Event, events, node, world_of};
+use worlds::{Event, events, world_of};
 
 const OPTIONS: CompileOptions = CompileOptions { external_ips: true };
 const AMPLE: Limits = Limits { services: 256, backends: 256, slots: 2048 };
@@ -205,7 +208,7 @@ proptest! {
 #[test]
 fn one_endpoint_of_ten_thousand_services_costs_a_handful_of_operations() {
     let limits = Limits { services: 65_536, backends: 131_072, slots: 524_288 };
-    let mut world = worlds::large(10_000, 10);
+    let mut world = large::large(10_000, 10);
     let (mut tables, mut syncer) = (FakeTables::new(limits), Syncer::new(OPTIONS));
     let first = syncer.sync(&world, &node(), &mut tables, 1);
     assert_eq!((first.error, first.problems.len()), (None, 0));

@@ -1,6 +1,6 @@
 //! Random worlds: few names and few addresses, so that collisions, moves and returns are frequent.
 
-use lb_user::model::{Endpoint, Family, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort, World};
+use lb_user::model::{Endpoint, Family, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,17 +10,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub enum Event {
     Service(Key, Option<Service>),
     Slice(Key, Option<Slice>),
-}
-
-/// The node that the worlds are compiled for.
-pub fn node() -> NodeView {
-    let addresses: Vec<IpAddr> = vec![v4(192, 1), v6(0xfe, 1)];
-    NodeView {
-        name: "n1".to_string(),
-        node_port_addresses: addresses.clone(),
-        local_addresses: addresses,
-        zone: Some("a".to_string()),
-    }
 }
 
 fn v4(net: u8, host: u8) -> IpAddr {
@@ -148,49 +137,4 @@ pub fn shuffle_lists(world: &mut World, seed: u64) {
     for slice in world.slices.values_mut() {
         numbers.shuffle(&mut slice.ports);
     }
-}
-
-/// `services` Services with a ClusterIP and a NodePort of one family, each with `endpoints` endpoints.
-pub fn large(services: u32, endpoints: u32) -> World {
-    let mut world = World::default();
-    for s in 0..services {
-        let key = Key::new("ns", format!("s{s:05}"));
-        let ports = vec![ServicePort {
-            name: String::new(),
-            proto: Proto::Tcp,
-            port: 80,
-            node_port: 10_000 + s as u16,
-        }];
-        let service = Service {
-            key: key.clone(),
-            uid: String::new(),
-            created_unix_s: i64::from(s),
-            cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + s).into()],
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            ports,
-            internal_local: false,
-            external_local: false,
-            affinity_timeout_s: None,
-        };
-        let endpoint = |e| Endpoint {
-            addr: Ipv4Addr::from(0x0b00_0000 + s * endpoints + e).into(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            node_name: None,
-            hint_zones: Vec::new(),
-            hint_nodes: Vec::new(),
-        };
-        let slice = Slice {
-            key: key.clone(),
-            service: key.name.clone(),
-            family: Family::V4,
-            ports: vec![SlicePort { name: String::new(), proto: Proto::Tcp, port: 8080 }],
-            endpoints: (0..endpoints).map(endpoint).collect(),
-        };
-        world.services.insert(key.clone(), service);
-        world.slices.insert(key, slice);
-    }
-    world
 }
