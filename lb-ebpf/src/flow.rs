@@ -20,6 +20,8 @@ const HAND_TRIES: u32 = 8;
 const PORT_TRIES: u32 = 16;
 /// Under pressure an unanswered flow may be replaced after this long (TCP's first SYN retransmission is at 1 s).
 const UNANSWERED_GRACE: u32 = ticks(3_000);
+/// The sweep frees a flow whose backend is gone after this long: time for its packets to be answered with a reset.
+const ORPHAN_GRACE: u32 = ticks(30_000);
 /// Under pressure a closed flow may be replaced after this long.
 const CLOSED_GRACE: u32 = ticks(1_000);
 
@@ -71,15 +73,22 @@ pub(crate) fn free<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>) {
     }
 }
 
+/// Is the backend this flow was made with gone? Its packets are refused anyway; the record may go.
+#[inline(always)]
+fn is_orphan<F: Family, T: Tables<F>>(t: &T, f: &Flow<F::A>) -> bool {
+    !matches!(t.backend(f.backend_id), Some(b) if b.generation == f.backend_generation)
+}
+
 /// May the hand take this record for a new flow?
 #[inline(always)]
-fn replaceable<A: Copy>(f: &Flow<A>, now: u32) -> bool {
+fn replaceable<F: Family, T: Tables<F>>(t: &T, f: &Flow<F::A>, now: u32) -> bool {
     if f.state & ST_USED == 0 || f.is_expired(now) {
         return true;
     }
     let idle = now.wrapping_sub(f.last_tick) as i32;
     (f.is_closed() && idle > CLOSED_GRACE as i32)
         || (f.state & ST_REPLIED == 0 && idle > UNANSWERED_GRACE as i32)
+        || (idle > CLOSED_GRACE as i32 && is_orphan(t, f))
 }
 
 /// What a new flow is made of.
@@ -162,7 +171,7 @@ fn claim<F: Family, T: Tables<F>, P: Packet>(
         if let Some(rec) = t.flow(slot) {
             // SAFETY: as in `live`.
             let f = unsafe { &*rec };
-            if replaceable(f, now) {
+            if replaceable(t, f, now) {
                 if f.state & ST_USED != 0 {
                     free(t, rec);
                     t.count(p.hook(), Reason::Reclaimed);
@@ -285,7 +294,9 @@ pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
         if let Some(rec) = t.flow(start.wrapping_add(i)) {
             // SAFETY: as in `live`.
             let f = unsafe { &*rec };
-            if f.state & ST_USED != 0 && f.is_expired(now) {
+            let done = f.is_expired(now)
+                || (now.wrapping_sub(f.last_tick) as i32 > ORPHAN_GRACE as i32 && is_orphan(t, f));
+            if f.state & ST_USED != 0 && done {
                 free(t, rec);
                 freed += 1;
             }
