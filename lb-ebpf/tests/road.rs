@@ -1,5 +1,7 @@
 //! The road of a packet through the pure pipeline, for both families and both hooks.
 
+#[path = "parts/orphans.rs"]
+mod orphans;
 mod sim;
 
 use lb_common::service::{SVC_HAS_ANY, SVC_KIND_NODE_PORT};
