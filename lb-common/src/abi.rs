@@ -5,7 +5,7 @@ use core::mem::{align_of, size_of};
 
 /// Part of the pin directory's name. Raise it when a map's layout *or the meaning of a field* changes:
 /// old pins then stay untouched beside the new ones.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 macro_rules! sizes {
     ($($t:ty = $size:expr, align $align:expr;)*) => { $(
@@ -28,7 +28,17 @@ sizes! {
     Flow<A4> = 124, align 4;
     Flow<A6> = 172, align 4;
     Iface = 36, align 4;
-    Config = 64, align 4;
+    Config = 272, align 4;
+    RangeKey<A4> = 12, align 4;
+    RangeKey<A6> = 24, align 4;
+    AffinityKey = 24, align 4;
+    Affinity = 12, align 4;
+    FragKey<A4> = 16, align 4;
+    FragKey<A6> = 40, align 4;
+    FragPorts = 8, align 4;
+    SockKey = 32, align 4;
+    Sock = 32, align 4;
+    Bucket = 8, align 4;
 }
 
 #[cfg(feature = "user")]
@@ -52,6 +62,16 @@ mod pod {
         Flow<A4>,
         Flow<A6>,
         Iface,
-        Config
+        Config,
+        RangeKey<A4>,
+        RangeKey<A6>,
+        AffinityKey,
+        Affinity,
+        FragKey<A4>,
+        FragKey<A6>,
+        FragPorts,
+        SockKey,
+        Sock,
+        Bucket
     );
 }

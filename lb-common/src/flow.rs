@@ -103,6 +103,45 @@ pub const FLOW_LOCAL: u32 = 2;
 pub const FLOW_FROM_POD: u32 = 4;
 /// Client and backend are the same pod.
 pub const FLOW_HAIRPIN: u32 = 8;
+/// Begun at an uplink's egress: a client of this node whose own interface carries no program (the node itself, or a
+/// pod newer than the agent's death). Replies are translated where they come in and go up the stack.
+pub const FLOW_LATE: u32 = 16;
+
+/// A datagram in fragments, from its first fragment on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Identification, as it lies in the packet (IPv4: 16 bits, zero-extended).
+    pub id: u32,
+    /// IP protocol number, zero-extended.
+    pub proto: u32,
+}
+
+/// The ports that only a datagram's first fragment carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragPorts {
+    /// Source port, network byte order.
+    pub sport_be: u16,
+    /// Destination port, network byte order.
+    pub dport_be: u16,
+    /// When the first fragment passed, in ticks.
+    pub at_tick: u32,
+}
+
+/// A token bucket (one per CPU) for packets the datapath itself makes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Bucket {
+    /// When tokens were last added, in ticks.
+    pub at_tick: u32,
+    /// Tokens left.
+    pub tokens: u32,
+}
 
 /// Length of a tick: 2^20 ns (1.05 ms), so that a tick is a shift away from the clock.
 pub const TICK_NS: u64 = 1 << TICK_SHIFT;
@@ -124,6 +163,8 @@ pub const TIMEOUT_CLOSING: u32 = ticks(120_000);
 pub const TIMEOUT_UDP: u32 = ticks(30_000);
 /// UDP with replies (netfilter's stream timeout: 120 s; 180 s by RFC 4787's recommendation of five minutes halved).
 pub const TIMEOUT_UDP_STREAM: u32 = ticks(180_000);
+/// How long fragments are led by their first one (netfilter and IP reassembly: 30 s).
+pub const TIMEOUT_FRAG: u32 = ticks(30_000);
 /// How long a cached next hop may be used before the FIB is asked again.
 pub const HOP_FRESH: u32 = ticks(500);
 

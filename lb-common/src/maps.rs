@@ -26,9 +26,23 @@ pub const COUNTERS: &str = "FW_COUNTERS";
 pub const IFACES: &str = "FW_IFACES";
 /// 0 → `Config`, array.
 pub const CONFIG: &str = "FW_CONFIG";
+/// `RangeKey<A4>` → 1 (u32), LPM trie.
+pub const RANGES4: &str = "FW_RANGES4";
+/// `RangeKey<A6>` → 1 (u32), LPM trie.
+pub const RANGES6: &str = "FW_RANGES6";
+/// `AffinityKey` → `Affinity`, LRU hash.
+pub const AFFINITY: &str = "FW_AFFINITY";
+/// `FragKey<A4>` → `FragPorts`, LRU hash.
+pub const FRAGS4: &str = "FW_FRAGS4";
+/// `FragKey<A6>` → `FragPorts`, LRU hash.
+pub const FRAGS6: &str = "FW_FRAGS6";
+/// `SockKey` → `Sock`, LRU hash.
+pub const SOCKS: &str = "FW_SOCKS";
+/// 0 → `Bucket`, per-CPU array.
+pub const LIMIT: &str = "FW_LIMIT";
 
 /// Every map, in pin order.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 20] = [
     SVC4,
     SVC6,
     BACKENDS4,
@@ -42,6 +56,13 @@ pub const ALL: [&str; 13] = [
     COUNTERS,
     IFACES,
     CONFIG,
+    RANGES4,
+    RANGES6,
+    AFFINITY,
+    FRAGS4,
+    FRAGS6,
+    SOCKS,
+    LIMIT,
 ];
 
 /// Default capacity of each service map.
@@ -52,6 +73,14 @@ pub const DEFAULT_BACKENDS: u32 = 131_072;
 pub const DEFAULT_SLOTS: u32 = 524_288;
 /// Default number of flow records per family; the index has twice as many entries.
 pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Default capacity of each source-range trie.
+pub const DEFAULT_RANGES: u32 = 65_536;
+/// Default capacity of the affinity map.
+pub const DEFAULT_AFFINITY: u32 = 65_536;
+/// Capacity of each fragment map: datagrams on their way at one time.
+pub const MAX_FRAGS: u32 = 8_192;
+/// Default capacity of the socket map.
+pub const DEFAULT_SOCKS: u32 = 65_536;
 /// Capacity of the interface map.
 pub const MAX_IFACES: u32 = 4_096;
 
@@ -63,10 +92,31 @@ pub mod progs {
     pub const TC_UPLINK_IN: &str = "fw_tc_uplink";
     /// tc ingress on a pod-facing interface (packets from the pod).
     pub const TC_POD_IN: &str = "fw_tc_pod";
-    /// tc egress on every managed interface: replies towards clients.
-    pub const TC_OUT: &str = "fw_tc_out";
+    /// tc egress on a pod-facing interface: replies towards pods.
+    pub const TC_POD_OUT: &str = "fw_tc_pod_out";
+    /// tc egress on an uplink or overlay: replies towards clients, and clients of this node that no other program saw.
+    pub const TC_UPLINK_OUT: &str = "fw_tc_uplink_out";
     /// Expiry sweep, run by the agent through BPF_PROG_TEST_RUN.
     pub const TC_SWEEP: &str = "fw_tc_sweep";
+    /// Socket hooks, IPv4: connect, sendmsg, recvmsg, getpeername.
+    pub const SOCK4: [&str; 4] = ["fw_connect4", "fw_sendmsg4", "fw_recvmsg4", "fw_peername4"];
+    /// Socket hooks, IPv6.
+    pub const SOCK6: [&str; 4] = ["fw_connect6", "fw_sendmsg6", "fw_recvmsg6", "fw_peername6"];
     /// All of them.
-    pub const ALL: [&str; 5] = [XDP_UPLINK, TC_UPLINK_IN, TC_POD_IN, TC_OUT, TC_SWEEP];
+    pub const ALL: [&str; 14] = [
+        XDP_UPLINK,
+        TC_UPLINK_IN,
+        TC_POD_IN,
+        TC_POD_OUT,
+        TC_UPLINK_OUT,
+        TC_SWEEP,
+        SOCK4[0],
+        SOCK4[1],
+        SOCK4[2],
+        SOCK4[3],
+        SOCK6[0],
+        SOCK6[1],
+        SOCK6[2],
+        SOCK6[3],
+    ];
 }

@@ -10,7 +10,7 @@ macro_rules! reasons {
             /// All reasons, by number.
             pub const ALL: &'static [Reason] = &[$(Reason::$name),*];
             /// Number of reasons, as a map dimension.
-            pub const COUNT: u32 = 32;
+            pub const COUNT: u32 = 64;
             /// Stable label for tables and metrics.
             pub const fn label(self) -> &'static str { match self { $(Reason::$name => $label),* } }
             /// True when the packet was not delivered.
@@ -76,6 +76,36 @@ reasons! {
     FlowCreated = 26, "flow_created", false;
     /// IPv4 options or IPv6 extension headers: left to the stack.
     IpOptions = 27, "pass_ip_options", false;
+    /// An active ClusterIP's port that is no frontend (R5).
+    RejectUndefinedPort = 28, "reject_undefined_port", true;
+    /// An address of a ServiceCIDR that no Service has (R6).
+    DropUnallocated = 29, "drop_unallocated_cluster_ip", true;
+    /// Not in the Service's loadBalancerSourceRanges (R4).
+    DropSourceRange = 30, "drop_source_range", true;
+    /// A rejection that the rate limit kept from being sent.
+    RejectLimited = 31, "drop_reject_rate_limited", true;
+    /// An ICMP error about one of our flows, translated and sent on.
+    IcmpError = 32, "icmp_error_translated", false;
+    /// A later fragment whose first one was not seen: left to the stack.
+    FragmentUnknown = 33, "pass_fragment_unknown", false;
+    /// Client of this node → backend, translated at an uplink's egress.
+    FwdLate = 34, "fwd_late", false;
+    /// Reply to a client of this node, translated where it came in.
+    ReplyUp = 35, "reply_up", false;
+    /// A socket was connected, or sent, to a backend instead of a frontend.
+    SockTranslated = 36, "sock_translated", false;
+    /// A socket's destination is no frontend.
+    SockNotOurs = 37, "sock_not_ours", false;
+    /// A socket's peer was shown as the frontend.
+    SockReverse = 38, "sock_reverse", false;
+    /// A socket was refused: no usable endpoint.
+    SockRefused = 39, "sock_refused", true;
+    /// A socket is outside the host's network namespace, whose sockets alone are translated.
+    SockForeign = 40, "sock_foreign_netns", false;
+    /// Masqueraded client → backend on this node, sent to its interface.
+    FwdMasqueraded = 41, "fwd_local_masqueraded", false;
+    /// The client's affinity chose the backend (not a packet's end).
+    AffinityHit = 42, "affinity_hit", false;
 }
 
 /// The hook dimension of the counters map.
@@ -88,13 +118,18 @@ pub enum Hook {
     TcUplink = 1,
     /// tc ingress on a pod-facing interface.
     TcPod = 2,
-    /// tc egress.
+    /// tc egress of a pod-facing interface.
     TcOut = 3,
+    /// tc egress of an uplink.
+    TcUplinkOut = 4,
+    /// Socket hooks.
+    Sock = 5,
 }
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Hook; 4] = [Hook::Xdp, Hook::TcUplink, Hook::TcPod, Hook::TcOut];
+    pub const ALL: [Hook; 6] =
+        [Hook::Xdp, Hook::TcUplink, Hook::TcPod, Hook::TcOut, Hook::TcUplinkOut, Hook::Sock];
     /// Stable label.
     pub const fn label(self) -> &'static str {
         match self {
@@ -102,9 +137,11 @@ impl Hook {
             Hook::TcUplink => "tc-uplink",
             Hook::TcPod => "tc-pod",
             Hook::TcOut => "tc-egress",
+            Hook::TcUplinkOut => "tc-uplink-egress",
+            Hook::Sock => "socket",
         }
     }
 }
 
 /// Number of elements of the counters map.
-pub const COUNTERS_LEN: u32 = 4 * Reason::COUNT;
+pub const COUNTERS_LEN: u32 = 6 * Reason::COUNT;

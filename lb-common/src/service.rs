@@ -41,8 +41,8 @@ pub struct Svc {
     pub affinity_s: u32,
     /// The cluster set, then the local set.
     pub sets: [SetRef; 2],
-    /// Always 0; reserved.
-    pub reserved: u32,
+    /// Source ranges that may use this frontend, an id in `src_ranges4`/`6`; 0 = everybody.
+    pub ranges_id: u32,
 }
 
 /// Frontend kind (two bits): 0 ClusterIP, 1 NodePort, 2 LoadBalancer VIP, 3 external IP.
@@ -59,3 +59,53 @@ pub const SVC_KIND_EXTERNAL_IP: u32 = 3;
 pub const SVC_POLICY_LOCAL: u32 = 1 << 2;
 /// Some endpoint anywhere is usable (spec §1.3.1 step 1): an empty set then means DROP, not REJECT.
 pub const SVC_HAS_ANY: u32 = 1 << 3;
+/// The entry's key is an address with port 0 and protocol 0: an active ClusterIP, of which ports that are no
+/// frontend are rejected (spec R5).
+pub const SVC_ADDRESS: u32 = 1 << 4;
+
+/// Key of the source-range tries: the set's id, then an address prefix.
+///
+/// `prefix_len` counts from the id's first bit, so an IPv4 /8 has 40.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RangeKey<A> {
+    /// Significant bits of what follows, host byte order.
+    pub prefix_len: u32,
+    /// The set, [`Svc::ranges_id`].
+    pub ranges_id: u32,
+    /// First address of the prefix; bits behind it are 0.
+    pub addr: A,
+}
+
+/// Bits of [`RangeKey::prefix_len`] that the set's id takes.
+pub const RANGE_ID_BITS: u32 = 32;
+
+/// Who has an affinity (spec A1): a client of a service port, whichever frontend it used.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// The client's address as it lies in the packet (IPv4: first word, the rest 0), or a network namespace's
+    /// cookie in the first two words.
+    pub client: [u32; 4],
+    /// Service-port id.
+    pub svc_id: u32,
+    /// `AFFINITY_*`.
+    pub kind: u32,
+}
+
+/// [`AffinityKey::client`] is an address.
+pub const AFFINITY_ADDRESS: u32 = 0;
+/// [`AffinityKey::client`] is a network namespace's cookie: a client at a socket hook has no address yet.
+pub const AFFINITY_NETNS: u32 = 1;
+
+/// The backend a client keeps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Affinity {
+    /// Backend id.
+    pub backend_id: u32,
+    /// The backend's generation when it was chosen.
+    pub backend_generation: u32,
+    /// When the client last began a connection (spec A2), in ticks.
+    pub last_tick: u32,
+}

@@ -3,6 +3,7 @@
 //! Sources (`kube/`, `sources/`) produce it, `compile/` consumes it. Ordered maps everywhere, so that the same
 //! world always compiles to the same result.
 
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -95,6 +96,10 @@ pub struct Service {
     pub external_local: bool,
     /// sessionAffinity ClientIP: its timeout in seconds.
     pub affinity_timeout_s: Option<u32>,
+    /// spec.loadBalancerSourceRanges that parse, both families (spec M5); empty = no filtering.
+    pub source_ranges: Vec<IpNet>,
+    /// spec.healthCheckNodePort, host byte order; 0 unless type LoadBalancer and eTP=Local (spec M6).
+    pub health_check_node_port: u16,
 }
 
 /// One port of a Service.
@@ -175,8 +180,10 @@ pub struct World {
     pub services: BTreeMap<Key, Service>,
     /// Slices by namespace and name.
     pub slices: BTreeMap<Key, Slice>,
-    /// Internal IPs and zone from the own Node object, if one was seen.
+    /// What the own Node object says, if one was seen.
     pub node: Option<NodeObject>,
+    /// Networks of all ServiceCIDR objects, sorted (spec O6).
+    pub service_cidrs: Vec<IpNet>,
 }
 
 /// What Fairway takes from the own Node object.
@@ -188,6 +195,10 @@ pub struct NodeObject {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// spec.podCIDRs that parse.
+    pub pod_cidrs: Vec<IpNet>,
+    /// It has a deletionTimestamp or the taint `ToBeDeletedByClusterAutoscaler` (spec H1).
+    pub leaving: bool,
 }
 
 /// Something that is wrong with one object; everything else keeps working.

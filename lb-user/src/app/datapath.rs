@@ -47,7 +47,8 @@ impl RealKernel {
             xdp_uplink = id(progs::XDP_UPLINK),
             tc_uplink = id(progs::TC_UPLINK_IN),
             tc_pod = id(progs::TC_POD_IN),
-            tc_out = id(progs::TC_OUT),
+            tc_pod_out = id(progs::TC_POD_OUT),
+            tc_uplink_out = id(progs::TC_UPLINK_OUT),
             "programs are loaded"
         );
         let tables = datapath.tables();

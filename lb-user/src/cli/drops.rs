@@ -14,7 +14,7 @@ pub struct ReasonView {
     /// The packet was not delivered.
     pub drop: bool,
     /// Count per hook, in the order of [`Hook::ALL`].
-    pub by_hook: [u64; 4],
+    pub by_hook: [u64; Hook::ALL.len()],
     /// Sum.
     pub total: u64,
 }
@@ -23,7 +23,7 @@ pub struct ReasonView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DropsView {
     /// Labels of the hooks.
-    pub hooks: [&'static str; 4],
+    pub hooks: [&'static str; Hook::ALL.len()],
     /// Undelivered first, then the most frequent.
     pub reasons: Vec<ReasonView>,
 }
@@ -93,7 +93,7 @@ mod tests {
         );
         let got: Vec<_> = v.reasons.iter().map(|r| (r.reason, r.total)).collect();
         assert_eq!(got, [("reject_no_snat_port", 5), ("pass_not_ours", 900)]);
-        assert_eq!(v.reasons[0].by_hook, [3, 0, 2, 0]);
+        assert_eq!(v.reasons[0].by_hook, [3, 0, 2, 0, 0, 0]);
     }
 
     #[test]

@@ -258,7 +258,10 @@ pub fn attach_interface(
     mode: XdpMode,
     wanted: &WantedInterface,
 ) -> Result<AttachState, DatapathError> {
-    let ingress = if wanted.role == Role::Pod { progs::TC_POD_IN } else { progs::TC_UPLINK_IN };
+    let (ingress, egress) = match wanted.role {
+        Role::Pod => (progs::TC_POD_IN, progs::TC_POD_OUT),
+        Role::Uplink | Role::Overlay => (progs::TC_UPLINK_IN, progs::TC_UPLINK_OUT),
+    };
     let mut hooks = Vec::new();
     let xdp = match (wanted.role, mode) {
         (Role::Uplink, XdpMode::Auto | XdpMode::Native) => Some(HookPoint::XdpNative),
@@ -282,7 +285,7 @@ pub fn attach_interface(
         None => {}
     }
     hooks.push(ensure(links, wanted.ifindex, HookPoint::TcIngress, programs.get(ingress)?)?);
-    hooks.push(ensure(links, wanted.ifindex, HookPoint::TcEgress, programs.get(progs::TC_OUT)?)?);
+    hooks.push(ensure(links, wanted.ifindex, HookPoint::TcEgress, programs.get(egress)?)?);
     Ok(AttachState { ifname: wanted.name.clone(), ifindex: wanted.ifindex, role: wanted.role, hooks })
 }
 

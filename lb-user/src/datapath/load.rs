@@ -128,7 +128,8 @@ fn load_program(ebpf: &mut Ebpf, name: &str, state_dir: &Path) -> Result<(), Dat
     let loaded = match program(ebpf, name)? {
         Program::Xdp(p) => p.load(),
         Program::SchedClassifier(p) => p.load(),
-        _ => return Err(DatapathError::Object(format!("program {name} is neither XDP nor tc"))),
+        Program::CgroupSockAddr(p) => p.load(),
+        _ => return Err(DatapathError::Object(format!("program {name} is neither XDP nor tc nor a socket hook"))),
     };
     match loaded {
         Ok(()) => Ok(()),

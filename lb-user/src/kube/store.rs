@@ -50,6 +50,7 @@ impl Store {
             services: self.services.values().map(|(key, service)| (key.clone(), service.clone())).collect(),
             slices: self.slices.values().map(|(key, slice)| (key.clone(), slice.clone())).collect(),
             node: self.nodes.values().map(|(_, node)| node.clone()).next(),
+            service_cidrs: Vec::new(),
         };
         let problems = [self.services.problems(), self.slices.problems(), self.nodes.problems()].concat();
         Some((world, problems))

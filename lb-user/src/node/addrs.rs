@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn primary_takes_the_node_objects_addresses_that_this_host_has() {
         let addresses = ["192.0.2.1", "203.0.113.1"].map(|s| s.parse().expect("ip")).to_vec();
-        let node = NodeObject { name: "n".into(), addresses, zone: None };
+        let node = NodeObject { name: "n".into(), addresses, ..NodeObject::default() };
         assert_eq!(view(&["--node-port-addresses", "primary"], Some(&node)), ["192.0.2.1"]);
         assert!(view(&["--node-port-addresses", "primary"], None).is_empty());
     }

@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
             }
             let sets = self.sets(name, id, port);
             for (key, flags) in admitted {
-                let svc = Svc { id, flags, affinity_s: port.affinity_s, sets, reserved: 0 };
+                let svc = Svc { id, flags, affinity_s: port.affinity_s, sets, ranges_id: 0 };
                 if self.actual.frontends.get(&key) != Some(&svc) {
                     puts.push(Op::PutFrontend { key, svc });
                 }

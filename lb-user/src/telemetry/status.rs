@@ -304,6 +304,8 @@ mod tests {
                 internal_local: false,
                 external_local: false,
                 affinity_timeout_s: None,
+                source_ranges: vec![],
+                health_check_node_port: 0,
             },
         );
         let names = frontend_names(&world);

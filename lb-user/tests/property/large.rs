@@ -37,6 +37,8 @@ pub fn large(services: u32, endpoints: u32) -> World {
             internal_local: false,
             external_local: false,
             affinity_timeout_s: None,
+            source_ranges: Vec::new(),
+            health_check_node_port: 0,
         };
         let endpoint = |e| Endpoint {
             addr: Ipv4Addr::from(0x0b00_0000 + s * endpoints + e).into(),

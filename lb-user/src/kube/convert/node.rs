@@ -27,5 +27,11 @@ fn convert(notes: &mut Notes, typed: &core::Node) -> Option<NodeObject> {
         })
         .collect();
     let zone = typed.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_ZONE)).cloned();
-    Some(NodeObject { name, addresses, zone: zone.filter(|zone| !zone.is_empty()) })
+    Some(NodeObject {
+        name,
+        addresses,
+        zone: zone.filter(|zone| !zone.is_empty()),
+        pod_cidrs: Vec::new(),
+        leaving: false,
+    })
 }

@@ -39,6 +39,8 @@ fn convert(notes: &mut Notes, typed: &core::Service, selection: &Selection) -> O
         internal_local: local(notes, "spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
         external_local: local(notes, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
         affinity_timeout_s: affinity(notes, spec),
+        source_ranges: Vec::new(),
+        health_check_node_port: 0,
     })
 }
 
