@@ -57,7 +57,10 @@ impl Cidr<A6> {
     #[inline(always)]
     pub fn contains(&self, a: &A6) -> bool {
         let (b, m) = (&self.base.0, &self.mask.0);
-        ((a.0[0] & m[0]) ^ b[0]) | ((a.0[1] & m[1]) ^ b[1]) | ((a.0[2] & m[2]) ^ b[2]) | ((a.0[3] & m[3]) ^ b[3])
+        ((a.0[0] & m[0]) ^ b[0])
+            | ((a.0[1] & m[1]) ^ b[1])
+            | ((a.0[2] & m[2]) ^ b[2])
+            | ((a.0[3] & m[3]) ^ b[3])
             == 0
     }
 }

@@ -84,6 +84,15 @@ pub const DEFAULT_SOCKS: u32 = 65_536;
 /// Capacity of the interface map.
 pub const MAX_IFACES: u32 = 4_096;
 
+/// Slow programs of tc by hook, see [`progs::TC_SLOW`]; pinned beside the programs.
+pub const TAILS_TC_NAME: &str = "FW_TAILS_TC";
+/// The slow program of XDP.
+pub const TAILS_XDP_NAME: &str = "FW_TAILS_XDP";
+/// Elements of `FW_TAILS_TC`.
+pub const TAILS_TC: u32 = 4;
+/// Elements of `FW_TAILS_XDP`.
+pub const TAILS_XDP: u32 = 1;
+
 /// Program names, as in the object file.
 pub mod progs {
     /// XDP on an uplink.
@@ -96,6 +105,11 @@ pub mod progs {
     pub const TC_POD_OUT: &str = "fw_tc_pod_out";
     /// tc egress on an uplink or overlay: replies towards clients, and clients of this node that no other program saw.
     pub const TC_UPLINK_OUT: &str = "fw_tc_uplink_out";
+    /// Slow programs (fragments, ICMP errors) of tc by index in `FW_TAILS_TC`: uplink in, pod in, pod out, uplink out.
+    pub const TC_SLOW: [&str; 4] =
+        ["fw_tc_uplink_slow", "fw_tc_pod_slow", "fw_tc_pod_out_slow", "fw_tc_up_out_slow"];
+    /// The slow program of XDP.
+    pub const XDP_SLOW: &str = "fw_xdp_slow";
     /// Expiry sweep, run by the agent through BPF_PROG_TEST_RUN.
     pub const TC_SWEEP: &str = "fw_tc_sweep";
     /// Socket hooks, IPv4: connect, sendmsg, recvmsg, getpeername.
@@ -103,13 +117,18 @@ pub mod progs {
     /// Socket hooks, IPv6.
     pub const SOCK6: [&str; 4] = ["fw_connect6", "fw_sendmsg6", "fw_recvmsg6", "fw_peername6"];
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 19] = [
         XDP_UPLINK,
         TC_UPLINK_IN,
         TC_POD_IN,
         TC_POD_OUT,
         TC_UPLINK_OUT,
         TC_SWEEP,
+        XDP_SLOW,
+        TC_SLOW[0],
+        TC_SLOW[1],
+        TC_SLOW[2],
+        TC_SLOW[3],
         SOCK4[0],
         SOCK4[1],
         SOCK4[2],

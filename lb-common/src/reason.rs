@@ -50,12 +50,10 @@ reasons! {
     ReplyEgress = 13, "reply_egress", false;
     /// TCP to a removed backend: answered with a reset.
     ResetGone = 14, "reject_backend_gone", true;
-    /// No usable endpoint: TCP answered with a reset.
+    /// No usable endpoint: answered with a reset or ICMP "port unreachable".
     ResetNoEndpoint = 15, "reject_no_endpoint", true;
     /// No usable endpoint on this node under policy Local.
     DropNoLocalEndpoint = 16, "drop_no_local_endpoint", true;
-    /// No usable endpoint: other protocols.
-    DropNoEndpoint = 17, "drop_no_endpoint", true;
     /// No free masquerade port towards that backend.
     NoSnatPort = 18, "reject_no_snat_port", true;
     /// The flow table is full of live flows.

@@ -3,7 +3,7 @@
 use crate::csum;
 use crate::mem::{rd, wr};
 use crate::packet::{FibQuery, Packet};
-use lb_common::{A4, A6, Addr, Config, FlowKey, Iface, Reason, hash};
+use lb_common::{A4, A6, Addr, Cidr, Config, FlowKey, Iface, Reason, hash};
 
 /// Frame offset of the network header: Ethernet without tags.
 pub const L3: usize = 14;
@@ -23,6 +23,15 @@ pub struct Header<A> {
     pub l4_len: usize,
 }
 
+/// What a header says about fragmentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification, as it lies in the packet.
+    pub id: u32,
+    /// This one carries the L4 header.
+    pub first: bool,
+}
+
 /// One address family.
 pub trait Family: 'static {
     /// Address type.
@@ -34,11 +43,44 @@ pub trait Family: 'static {
     /// Frame offset of the L4 header.
     const L4: usize;
 
-    /// Reads and checks the network header; `p` holds at least `L4 + 8` bytes, `frame_len` is the whole frame's.
+    /// IP protocol number of this family's ICMP.
+    const ICMP: u8;
+
+    /// Reads and checks the network header of a packet, whole or in fragments; `frame_len` is the whole frame's.
     ///
     /// # Safety
-    /// `p .. p + L4 + 8` must be readable.
+    /// `p .. p + L4` must be readable.
     unsafe fn header(p: *const u8, frame_len: usize) -> Result<Header<Self::A>, Reason>;
+    /// What the header says about fragmentation; `None` for a whole packet.
+    ///
+    /// # Safety
+    /// `p .. p + L4` must be readable.
+    unsafe fn fragment(p: *const u8) -> Option<Fragment>;
+    /// Reads a network header that an ICMP error quotes at `off`: addresses and protocol, if it is followed by the
+    /// L4 header at once.
+    ///
+    /// # Safety
+    /// `p + off .. + L4 - L3` must be readable.
+    unsafe fn quoted(p: *const u8, off: usize) -> Option<(Self::A, Self::A, u8)>;
+    /// Stores both addresses of a quoted header and repairs its checksum; returns what changed of the sum over it.
+    ///
+    /// # Safety
+    /// `p + off .. + L4 - L3` must be writable.
+    unsafe fn store_quoted(p: *mut u8, off: usize, src: &Self::A, dst: &Self::A, diff: u32) -> u32;
+    /// True for an ICMP type that quotes the packet it is about (RFC 792, RFC 4443).
+    fn is_icmp_error(kind: u8) -> bool;
+    /// Type and code of "port unreachable".
+    const PORT_UNREACHABLE: u32;
+    /// The service networks.
+    fn service_cidrs(c: &Config) -> &[Cidr<Self::A>; lb_common::config::MAX_SERVICE_CIDRS];
+    /// Where local pods have their addresses, if told by network.
+    fn local_cidr(c: &Config) -> &Cidr<Self::A>;
+    /// Is the address inside?
+    fn inside(c: &Cidr<Self::A>, a: &Self::A) -> bool;
+    /// The address in four words; IPv4 uses the first.
+    fn words(a: &Self::A) -> [u32; 4];
+    /// The address of four words.
+    fn from_words(w: &[u32; 4]) -> Self::A;
     /// Ones' complement sum of an address's words.
     fn sum(a: &Self::A) -> u32;
     /// Hash of a tuple.
@@ -78,6 +120,8 @@ pub trait Family: 'static {
 pub struct V4;
 /// IPv6.
 pub struct V6;
+/// IPv6 behind a fragment header (RFC 8200 §4.5): the same addresses, the L4 header eight bytes further on.
+pub struct V6Frag;
 
 impl Family for V4 {
     type A = A4;
@@ -88,7 +132,7 @@ impl Family for V4 {
 
     #[inline(always)]
     unsafe fn header(p: *const u8, frame_len: usize) -> Result<Header<A4>, Reason> {
-        // SAFETY: the caller checked L4 + 8 bytes.
+        // SAFETY: the caller checked L4 bytes.
         unsafe {
             let vihl: u8 = rd(p, L3);
             if vihl != 0x45 {
@@ -102,10 +146,6 @@ impl Family for V4 {
             if total < 20 || total + L3 > frame_len {
                 return Err(Reason::Malformed);
             }
-            // More-fragments or an offset.
-            if rd::<u16>(p, L3 + 6) & 0x3fffu16.to_be() != 0 {
-                return Err(Reason::Fragment);
-            }
             Ok(Header {
                 src: A4(rd(p, L3 + 12)),
                 dst: A4(rd(p, L3 + 16)),
@@ -114,6 +154,75 @@ impl Family for V4 {
                 l4_len: total - 20,
             })
         }
+    }
+
+    const ICMP: u8 = 1;
+    const PORT_UNREACHABLE: u32 = 0x0303_0000u32.to_be();
+
+    #[inline(always)]
+    unsafe fn fragment(p: *const u8) -> Option<Fragment> {
+        // SAFETY: the caller's promise.
+        let (word, id) = unsafe { (rd::<u16>(p, L3 + 6), rd::<u16>(p, L3 + 4)) };
+        // More-fragments or an offset.
+        if word & 0x3fffu16.to_be() == 0 {
+            return None;
+        }
+        Some(Fragment { id: id as u32, first: word & 0x1fffu16.to_be() == 0 })
+    }
+
+    #[inline(always)]
+    unsafe fn quoted(p: *const u8, off: usize) -> Option<(A4, A4, u8)> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // A later fragment has no ports; header options would move them.
+            if rd::<u8>(p, off) != 0x45 || rd::<u16>(p, off + 6) & 0x1fffu16.to_be() != 0 {
+                return None;
+            }
+            Some((A4(rd(p, off + 12)), A4(rd(p, off + 16)), rd(p, off + 9)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quoted(p: *mut u8, off: usize, src: &A4, dst: &A4, diff: u32) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            wr(p, off + 12, src.0);
+            wr(p, off + 16, dst.0);
+            let c: u16 = rd(p, off + 10);
+            wr(p, off + 10, csum::apply(c, diff));
+        }
+        // The header's checksum takes up what its addresses changed.
+        0
+    }
+
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 3 | 4 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn service_cidrs(c: &Config) -> &[Cidr<A4>; lb_common::config::MAX_SERVICE_CIDRS] {
+        &c.service_cidrs4
+    }
+
+    #[inline(always)]
+    fn local_cidr(c: &Config) -> &Cidr<A4> {
+        &c.local_cidr4
+    }
+
+    #[inline(always)]
+    fn inside(c: &Cidr<A4>, a: &A4) -> bool {
+        c.contains(a)
+    }
+
+    #[inline(always)]
+    fn words(a: &A4) -> [u32; 4] {
+        [a.0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn from_words(w: &[u32; 4]) -> A4 {
+        A4(w[0])
     }
 
     #[inline(always)]
@@ -203,7 +312,7 @@ impl Family for V6 {
 
     #[inline(always)]
     unsafe fn header(p: *const u8, frame_len: usize) -> Result<Header<A6>, Reason> {
-        // SAFETY: the caller checked L4 + 8 bytes.
+        // SAFETY: the caller checked L4 bytes.
         unsafe {
             if rd::<u8>(p, L3) >> 4 != 6 {
                 return Err(Reason::Malformed);
@@ -213,10 +322,8 @@ impl Family for V6 {
                 return Err(Reason::Malformed);
             }
             let proto: u8 = rd(p, L3 + 6);
-            match proto {
-                44 => return Err(Reason::Fragment),
-                0 | 43 | 51 | 60 | 135 => return Err(Reason::IpOptions),
-                _ => {}
+            if matches!(proto, 0 | 43 | 51 | 60 | 135) {
+                return Err(Reason::IpOptions);
             }
             Ok(Header {
                 src: load6(p, L3 + 8),
@@ -226,6 +333,63 @@ impl Family for V6 {
                 l4_len: payload,
             })
         }
+    }
+
+    const ICMP: u8 = 58;
+    const PORT_UNREACHABLE: u32 = 0x0104_0000u32.to_be();
+
+    #[inline(always)]
+    unsafe fn fragment(p: *const u8) -> Option<Fragment> {
+        // SAFETY: the caller's promise. What follows the fragment header is `V6Frag`'s.
+        (unsafe { rd::<u8>(p, L3 + 6) } == FRAGMENT).then_some(Fragment { id: 0, first: false })
+    }
+
+    #[inline(always)]
+    unsafe fn quoted(p: *const u8, off: usize) -> Option<(A6, A6, u8)> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (rd::<u8>(p, off) >> 4 == 6).then(|| (load6(p, off + 8), load6(p, off + 24), rd(p, off + 6)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quoted(p: *mut u8, off: usize, src: &A6, dst: &A6, diff: u32) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            store6(p, off + 8, src);
+            store6(p, off + 24, dst);
+        }
+        diff
+    }
+
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn service_cidrs(c: &Config) -> &[Cidr<A6>; lb_common::config::MAX_SERVICE_CIDRS] {
+        &c.service_cidrs6
+    }
+
+    #[inline(always)]
+    fn local_cidr(c: &Config) -> &Cidr<A6> {
+        &c.local_cidr6
+    }
+
+    #[inline(always)]
+    fn inside(c: &Cidr<A6>, a: &A6) -> bool {
+        c.contains(a)
+    }
+
+    #[inline(always)]
+    fn words(a: &A6) -> [u32; 4] {
+        a.0
+    }
+
+    #[inline(always)]
+    fn from_words(w: &[u32; 4]) -> A6 {
+        A6(*w)
     }
 
     #[inline(always)]
@@ -290,6 +454,110 @@ impl Family for V6 {
         let top = u32::from_be(a.0[0]);
         let low = a.0[3];
         (top >> 24) == 0xff || ((a.0[0] | a.0[1] | a.0[2]) == 0 && (low == 0 || low == 1u32.to_be()))
+    }
+}
+
+/// IPv6 next-header number of the fragment header.
+const FRAGMENT: u8 = 44;
+
+impl Family for V6Frag {
+    type A = A6;
+    const AF: u8 = V6::AF;
+    const ETHERTYPE_BE: u16 = V6::ETHERTYPE_BE;
+    const L4: usize = V6::L4 + 8;
+    const UNCOVERED_HEADER: bool = true;
+    const ICMP: u8 = V6::ICMP;
+    const PORT_UNREACHABLE: u32 = V6::PORT_UNREACHABLE;
+
+    #[inline(always)]
+    unsafe fn header(p: *const u8, frame_len: usize) -> Result<Header<A6>, Reason> {
+        // SAFETY: the caller checked L4 bytes, which is more than V6's.
+        let (h, proto) = unsafe { (V6::header(p, frame_len)?, rd::<u8>(p, V6::L4)) };
+        if h.proto != FRAGMENT || h.l4_len < 8 {
+            return Err(Reason::Malformed);
+        }
+        Ok(Header { proto, l4_len: h.l4_len - 8, ..h })
+    }
+
+    #[inline(always)]
+    unsafe fn fragment(p: *const u8) -> Option<Fragment> {
+        // SAFETY: the caller's promise.
+        let (offset, id) = unsafe { (rd::<u16>(p, V6::L4 + 2), rd::<u32>(p, V6::L4 + 4)) };
+        Some(Fragment { id, first: offset & 0xfff8u16.to_be() == 0 })
+    }
+
+    #[inline(always)]
+    unsafe fn quoted(p: *const u8, off: usize) -> Option<(A6, A6, u8)> {
+        // SAFETY: the caller's promise.
+        unsafe { V6::quoted(p, off) }
+    }
+    #[inline(always)]
+    unsafe fn store_quoted(p: *mut u8, off: usize, src: &A6, dst: &A6, diff: u32) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe { V6::store_quoted(p, off, src, dst, diff) }
+    }
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        V6::is_icmp_error(kind)
+    }
+    #[inline(always)]
+    fn service_cidrs(c: &Config) -> &[Cidr<A6>; lb_common::config::MAX_SERVICE_CIDRS] {
+        &c.service_cidrs6
+    }
+    #[inline(always)]
+    fn local_cidr(c: &Config) -> &Cidr<A6> {
+        &c.local_cidr6
+    }
+    #[inline(always)]
+    fn inside(c: &Cidr<A6>, a: &A6) -> bool {
+        c.contains(a)
+    }
+    #[inline(always)]
+    fn words(a: &A6) -> [u32; 4] {
+        a.0
+    }
+    #[inline(always)]
+    fn from_words(w: &[u32; 4]) -> A6 {
+        A6(*w)
+    }
+    #[inline(always)]
+    fn sum(a: &A6) -> u32 {
+        V6::sum(a)
+    }
+    #[inline(always)]
+    fn hash(seed: u32, k: &FlowKey<A6>) -> u32 {
+        V6::hash(seed, k)
+    }
+    #[inline(always)]
+    unsafe fn store_addrs(p: *mut u8, src: &A6, dst: &A6, diff: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { V6::store_addrs(p, src, dst, diff) }
+    }
+    #[inline(always)]
+    unsafe fn decrement_ttl(p: *mut u8) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe { V6::decrement_ttl(p) }
+    }
+    #[inline(always)]
+    unsafe fn fresh_header(p: *mut u8, src: &A6, dst: &A6, proto: u8, l4_len: u16) {
+        // SAFETY: the caller's promise.
+        unsafe { V6::fresh_header(p, src, dst, proto, l4_len) }
+    }
+    #[inline(always)]
+    fn fib_query(src: &A6, dst: &A6, proto: u8) -> FibQuery {
+        V6::fib_query(src, dst, proto)
+    }
+    #[inline(always)]
+    fn iface_addr(i: &Iface) -> A6 {
+        i.addr6
+    }
+    #[inline(always)]
+    fn node_addr(c: &Config) -> A6 {
+        c.node6
+    }
+    #[inline(always)]
+    fn is_bad_source(a: &A6) -> bool {
+        V6::is_bad_source(a)
     }
 }
 

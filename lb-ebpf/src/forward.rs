@@ -7,6 +7,7 @@
 use crate::family::Family;
 use crate::packet::*;
 use crate::rewrite::{has_macs, macs, swap_macs};
+use crate::select::Role;
 use crate::tables::Tables;
 use lb_common::Reason;
 use lb_common::config::IFACE_CAN_XDP_REDIRECT;
@@ -87,11 +88,29 @@ pub fn send<P: Packet>(p: &mut P, r: &Route, reason: Reason) -> End {
     End::out(verdict, r.ifindex, reason)
 }
 
-/// Sends the frame back out of the interface it came in by, to whoever sent it.
+/// Sends the frame back to whoever sent it: out of the interface it came in by, or up the stack it was leaving.
 #[inline(always)]
-pub fn bounce<P: Packet>(p: &mut P, reason: Reason) -> End {
+pub fn bounce<P: Packet>(p: &mut P, role: Role, reason: Reason) -> End {
     if !swap_macs(p) {
         return End::drop(Reason::RewriteFailed);
     }
-    End::out(if P::IS_XDP { Verdict::Tx } else { Verdict::Redirect }, p.ifindex(), reason)
+    let verdict = match role {
+        Role::Late => Verdict::RedirectIngress,
+        _ if P::IS_XDP => Verdict::Tx,
+        _ => Verdict::Redirect,
+    };
+    End::out(verdict, p.ifindex(), reason)
+}
+
+/// Hands the frame to the stack as if it had come in by a managed interface: the one where the stack expects what it
+/// now carries (reverse path filtering).
+#[inline(always)]
+pub fn up<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, ifindex: u32, reason: Reason) -> End {
+    let Some(i) = t.iface(ifindex) else { return End::drop(Reason::NoRoute) };
+    // To that interface's own address, or the stack takes it for somebody else's.
+    let m = i.mac;
+    if !macs(p, &[m[0], (m[1] & 0xffff) | (m[0] << 16), (m[0] >> 16) | (m[1] << 16)]) {
+        return End::drop(Reason::RewriteFailed);
+    }
+    End::out(Verdict::RedirectIngress, ifindex, reason)
 }

@@ -60,8 +60,8 @@ pub trait Packet {
     fn header_changed(&mut self, diff: u32);
     /// Asks the FIB.
     fn fib(&mut self, q: &FibQuery) -> Fib;
-    /// Cuts the frame to `len` bytes, which are linear afterwards. False = refused.
-    fn truncate(&mut self, len: usize) -> bool;
+    /// Cuts or stretches the frame to `len` bytes, which are linear afterwards. False = refused.
+    fn resize(&mut self, len: usize) -> bool;
 }
 
 /// What the hook is to do with the frame.
@@ -77,6 +77,10 @@ pub enum Verdict {
     Redirect,
     /// Out of `End::ifindex`; the stack fills in the neighbour (tc only).
     RedirectNeigh,
+    /// Up the stack as if it had come in by `End::ifindex` (tc only).
+    RedirectIngress,
+    /// To the slow program of the same hook, which looks at the packet anew; where there is none, up the stack.
+    Slow,
 }
 
 /// A verdict and the one reason it is counted under.
@@ -103,6 +107,34 @@ impl End {
     #[inline(always)]
     pub fn drop(reason: lb_common::Reason) -> End {
         End { verdict: Verdict::Drop, ifindex: 0, reason }
+    }
+    /// To the slow program; `reason` if there is none.
+    #[inline(always)]
+    pub fn slow(reason: lb_common::Reason) -> End {
+        End { verdict: Verdict::Slow, ifindex: 0, reason }
+    }
+    /// In one register, for functions that are not inlined; the reason is lost, whoever packs has counted it.
+    #[inline(always)]
+    pub fn pack(self) -> u64 {
+        self.verdict as u64 | (self.ifindex as u64) << 32
+    }
+    /// What [`End::pack`] made, with a reason that means nothing.
+    #[inline(always)]
+    pub fn unpack(packed: u64) -> End {
+        const PASS: u8 = Verdict::Pass as u8;
+        const TX: u8 = Verdict::Tx as u8;
+        const REDIRECT: u8 = Verdict::Redirect as u8;
+        const NEIGH: u8 = Verdict::RedirectNeigh as u8;
+        const INGRESS: u8 = Verdict::RedirectIngress as u8;
+        let verdict = match packed as u8 {
+            PASS => Verdict::Pass,
+            TX => Verdict::Tx,
+            REDIRECT => Verdict::Redirect,
+            NEIGH => Verdict::RedirectNeigh,
+            INGRESS => Verdict::RedirectIngress,
+            _ => Verdict::Drop,
+        };
+        End { verdict, ifindex: (packed >> 32) as u32, reason: lb_common::Reason::NotIp }
     }
     /// Out of an interface.
     #[inline(always)]

@@ -1,4 +1,5 @@
-//! Frame → tuple. Whatever is not a plain, whole TCP or UDP packet is named and left alone (commitment 5).
+//! Frame → tuple. What is not a plain, whole TCP or UDP packet is named: fragments and ICMP go on to the slow program,
+//! the rest is left alone (commitment 5).
 
 use crate::family::Family;
 use crate::mem::rd;
@@ -31,6 +32,19 @@ pub struct Parsed<A> {
     pub ttl: u8,
     /// TCP flags; 0 for UDP.
     pub tcp_flags: u8,
+    /// How much of the datagram this is.
+    pub part: Part,
+}
+
+/// Which part of a datagram a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment: it has the L4 header.
+    First,
+    /// Another fragment: no L4 header, so no ports and no checksum to change.
+    Later,
 }
 
 impl<A> Parsed<A> {
@@ -69,6 +83,10 @@ pub fn parse<P: Packet, F: Family>(p: &P) -> Result<Parsed<F::A>, Reason> {
     // SAFETY: L4 + 8 bytes were checked.
     let (h, sport_be, dport_be) =
         unsafe { (F::header(b, p.len())?, rd::<u16>(b, F::L4), rd::<u16>(b, F::L4 + 2)) };
+    // SAFETY: as above.
+    if unsafe { F::fragment(b) }.is_some() {
+        return Err(Reason::Fragment);
+    }
     let tcp_flags = match h.proto {
         TCP => {
             let Some(b) = p.at(0, F::L4 + 20) else { return Err(Reason::Malformed) };
@@ -90,5 +108,5 @@ pub fn parse<P: Packet, F: Family>(p: &P) -> Result<Parsed<F::A>, Reason> {
         _ => return Err(Reason::NotL4),
     };
     let key = FlowKey { src: h.src, dst: h.dst, sport_be, dport_be, proto: h.proto as u32 };
-    Ok(Parsed { key, ttl: h.ttl, tcp_flags })
+    Ok(Parsed { key, ttl: h.ttl, tcp_flags, part: Part::Whole })
 }

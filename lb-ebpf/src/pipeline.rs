@@ -2,48 +2,105 @@
 //!
 //! [`ingress`] runs where a client's packets come in (uplink: XDP or tc; pod-facing interface: tc) and also turns
 //! masqueraded replies around; [`egress`] runs where packets leave towards clients and translates all other replies,
-//! after netfilter has seen them as pod → client.
+//! after netfilter has seen them as pod → client. At an uplink's egress it also serves clients of this node that no
+//! other program saw ([`Role::Late`]).
+//!
+//! Each hook has a fast program for whole TCP and UDP packets, and a slow one ([`run_slow`]) for the rest.
 
-use crate::family::{Family, V4, V6};
-use crate::flow::{self, NewFlow};
+use crate::begin::begin;
+use crate::family::{Family, V4, V6, V6Frag};
+use crate::flow;
 use crate::forward;
+use crate::frag;
+use crate::icmp;
 use crate::packet::*;
 use crate::parse::{Parsed, ethertype_be, parse};
-use crate::reset;
+use crate::reject::reject;
 use crate::rewrite;
 use crate::select::{self, Role};
 use crate::tables::Tables;
-use lb_common::backend::BACKEND_LOCAL;
-use lb_common::config::IFACE_POD;
-use lb_common::flow::{FLOW_FROM_POD, FLOW_HAIRPIN, FLOW_LOCAL, FLOW_SNAT};
-use lb_common::{Addr, Backend, Config, Flow, FlowKey, Reason, Svc, SvcKey};
+use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT};
+use lb_common::{Flow, FlowKey, Reason};
 
-/// Ingress, whatever the family.
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Packets come in, from clients of this role.
+    In(Role),
+    /// Packets leave towards a pod.
+    PodOut,
+    /// Packets leave by an uplink.
+    UplinkOut,
+}
+
+/// The fast program of a hook, whatever the family. [`Verdict::Slow`] is not counted: the slow program counts.
 #[inline(always)]
-pub fn run_ingress<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T, role: Role) -> End {
+pub fn run<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T, side: Side) -> End {
     p.pull(V6::L4 + 20);
     let end = match ethertype_be(p) {
-        e if e == V4::ETHERTYPE_BE => ingress::<P, V4, T>(p, t, role),
-        e if e == V6::ETHERTYPE_BE => ingress::<P, V6, T>(p, t, role),
+        e if e == V4::ETHERTYPE_BE => whole::<P, V4, T>(p, t, side),
+        e if e == V6::ETHERTYPE_BE => whole::<P, V6, T>(p, t, side),
         0 => End::pass(Reason::Malformed),
         _ => End::pass(Reason::NotIp),
     };
-    <T as Tables<V4>>::count(t, p.hook(), end.reason);
+    if !matches!(end.verdict, Verdict::Slow) {
+        <T as Tables<V4>>::count(t, p.hook(), end.reason);
+    }
     end
 }
 
-/// Egress, whatever the family.
+/// The slow program of a hook: fragments and ICMP errors. It looks at the packet anew.
 #[inline(always)]
-pub fn run_egress<P: Packet, T: Tables<V4> + Tables<V6>>(p: &mut P, t: &T) -> End {
-    p.pull(V6::L4 + 20);
-    let end = match ethertype_be(p) {
-        e if e == V4::ETHERTYPE_BE => egress::<P, V4, T>(p, t),
-        e if e == V6::ETHERTYPE_BE => egress::<P, V6, T>(p, t),
-        0 => End::pass(Reason::Malformed),
-        _ => End::pass(Reason::NotIp),
+pub fn run_slow<P: Packet, T: Tables<V4> + Tables<V6> + Tables<V6Frag>>(p: &mut P, t: &T, side: Side) -> End {
+    p.pull(icmp::LONGEST);
+    let packed = match ethertype_be(p) {
+        e if e == V4::ETHERTYPE_BE => match parse::<P, V4>(p) {
+            Err(Reason::Fragment) => fragment::<P, V4, T>(p, t, side),
+            _ => icmp_error::<P, V4, T>(p, t, side),
+        },
+        _ => match parse::<P, V6>(p) {
+            Err(Reason::Fragment) => fragment::<P, V6Frag, T>(p, t, side),
+            _ => icmp_error::<P, V6, T>(p, t, side),
+        },
     };
-    <T as Tables<V4>>::count(t, p.hook(), end.reason);
-    end
+    End::unpack(packed)
+}
+
+#[inline(always)]
+fn whole<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> End {
+    match parse::<P, F>(p) {
+        Ok(parsed) => translate::<P, F, T>(p, t, side, &parsed),
+        Err(r @ (Reason::Fragment | Reason::NotL4)) => End::slow(r),
+        Err(r) => End::pass(r),
+    }
+}
+
+/// Not inlined: each family's slow road has a stack of its own, which BPF bounds at 512 bytes a program.
+#[inline(never)]
+fn fragment<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> u64 {
+    let end = match frag::parse::<P, F, T>(p, t) {
+        Ok(parsed) => translate::<P, F, T>(p, t, side, &parsed),
+        Err(r) => End::pass(r),
+    };
+    t.count(p.hook(), end.reason);
+    end.pack()
+}
+
+/// As [`fragment`].
+#[inline(never)]
+fn icmp_error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> u64 {
+    let end = icmp::error::<P, F, T>(p, t, side);
+    t.count(p.hook(), end.reason);
+    end.pack()
+}
+
+#[inline(always)]
+fn translate<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side, parsed: &Parsed<F::A>) -> End {
+    match side {
+        Side::In(role) => ingress::<P, F, T>(p, t, role, parsed),
+        Side::PodOut => egress::<P, F, T>(p, t, parsed, false),
+        Side::UplinkOut => egress::<P, F, T>(p, t, parsed, true),
+    }
 }
 
 /// What to do with a client's packet that belongs to a known flow.
@@ -57,39 +114,57 @@ enum Known {
 
 /// One family's ingress.
 #[inline(always)]
-pub fn ingress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, role: Role) -> End {
-    let parsed = match parse::<P, F>(p) {
-        Ok(x) => x,
-        Err(r) => return End::pass(r),
-    };
+fn ingress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, role: Role, parsed: &Parsed<F::A>) -> End {
     let now = t.now_tick();
-    let mut salt = 0;
     let mut known = None;
     if let Some(f) = flow::find(t, &parsed.key, now) {
         if f.reverse {
-            return reply_in::<P, F, T>(p, t, f.rec, &parsed, now);
+            return reply_in::<P, F, T>(p, t, f.rec, parsed, now);
         }
-        match check::<F, T>(t, f.rec, &parsed) {
-            Known::Use => known = Some(f.rec),
-            Known::Reset => return reset::reject::<P, F>(p, &parsed, Reason::ResetGone),
+        known = Some(f.rec);
+    }
+    forward::<P, F, T>(p, t, role, known, parsed, now)
+}
+
+/// A client's packet: the flow it has or a new one, then on to the backend.
+#[inline(always)]
+fn forward<P: Packet, F: Family, T: Tables<F>>(
+    p: &mut P,
+    t: &T,
+    role: Role,
+    mut known: Option<*mut Flow<F::A>>,
+    parsed: &Parsed<F::A>,
+    now: u32,
+) -> End {
+    let mut salt = 0;
+    if let Some(rec) = known {
+        match check::<F, T>(t, rec, parsed) {
+            Known::Use => {}
+            Known::Reset => return reject::<P, F, T>(p, t, role, parsed, now, Reason::ResetGone),
             Known::Reselect(s) => {
-                flow::free(t, f.rec);
+                flow::free(t, rec);
+                known = None;
                 salt = s;
             }
         }
     }
     let rec = match known {
         Some(r) => r,
-        None => match begin::<P, F, T>(p, t, role, &parsed, salt, now) {
+        None => match begin::<P, F, T>(p, t, role, parsed, salt, now) {
             Ok(r) => r,
-            Err(r @ (Reason::ResetNoEndpoint | Reason::NoSnatPort | Reason::FlowTableFull)) => {
-                return reset::reject::<P, F>(p, &parsed, r);
+            Err(
+                r @ (Reason::ResetNoEndpoint
+                | Reason::RejectUndefinedPort
+                | Reason::NoSnatPort
+                | Reason::FlowTableFull),
+            ) => {
+                return reject::<P, F, T>(p, t, role, parsed, now, r);
             }
             Err(r) if r.is_drop() => return End::drop(r),
             Err(r) => return End::pass(r),
         },
     };
-    forward_known::<P, F, T>(p, t, rec, &parsed, now)
+    forward_known::<P, F, T>(p, t, rec, parsed, now)
 }
 
 /// Is the flow's backend still the one it was made with, and is this packet still part of it?
@@ -110,102 +185,6 @@ fn check<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>, p: &Parsed<F::A>)
     if !p.is_tcp() || p.is_syn() { Known::Reselect(0) } else { Known::Reset }
 }
 
-/// Looks the frontend up, selects and remembers.
-#[inline(always)]
-fn begin<P: Packet, F: Family, T: Tables<F>>(
-    p: &mut P,
-    t: &T,
-    role: Role,
-    parsed: &Parsed<F::A>,
-    salt: u32,
-    now: u32,
-) -> Result<*mut Flow<F::A>, Reason> {
-    let k = &parsed.key;
-    let svc_key = SvcKey { addr: k.dst, port_be: k.dport_be, proto: k.proto as u8, pad: 0 };
-    let Some(svc) = t.svc(&svc_key) else { return Err(Reason::NotOurs) };
-    let Some(c) = t.config() else { return Err(Reason::NotReady) };
-    if c.ready == 0 {
-        return Err(Reason::NotReady);
-    }
-    if F::is_bad_source(&k.src) {
-        return Err(Reason::BadSource);
-    }
-    if !parsed.may_begin_flow() {
-        return Err(Reason::NotOurs);
-    }
-    let set = select::set_of(&svc, role)?;
-    let (id, b) = select::backend(t, set, k, c.seed ^ salt)?;
-    let (reply_dst, flags) = path::<P, F, T>(p, t, &c, role, parsed, &b)?;
-    let mut n = new_flow::<F>(k, &svc, id, &b, reply_dst, flags, p.ifindex());
-    flow::create(t, p, &c, &mut n, now)
-}
-
-#[inline(always)]
-fn new_flow<F: Family>(
-    k: &FlowKey<F::A>,
-    svc: &Svc,
-    id: u32,
-    b: &Backend<F::A>,
-    reply_dst: F::A,
-    flags: u32,
-    client_ifindex: u32,
-) -> NewFlow<F::A> {
-    let reply =
-        FlowKey { src: b.addr, dst: reply_dst, sport_be: b.port_be, dport_be: k.sport_be, proto: k.proto };
-    NewFlow { orig: *k, reply, backend: (id, b.generation), svc_id: svc.id, flags, client_ifindex }
-}
-
-/// How a new flow reaches its backend: the source address it will carry, and `FLOW_*`.
-#[inline(always)]
-fn path<P: Packet, F: Family, T: Tables<F>>(
-    p: &mut P,
-    t: &T,
-    c: &Config,
-    role: Role,
-    parsed: &Parsed<F::A>,
-    b: &Backend<F::A>,
-) -> Result<(F::A, u32), Reason> {
-    let k = &parsed.key;
-    let local = if b.flags & BACKEND_LOCAL != 0 { FLOW_LOCAL } else { 0 };
-    if matches!(role, Role::Pod) {
-        if b.addr == k.src {
-            let node = F::node_addr(c);
-            if node.is_unspecified() {
-                return Err(Reason::NoRoute);
-            }
-            return Ok((node, FLOW_SNAT | FLOW_HAIRPIN | FLOW_FROM_POD));
-        }
-        return Ok((k.src, local | FLOW_FROM_POD));
-    }
-    if local != 0 {
-        return Ok((k.src, FLOW_LOCAL));
-    }
-    if parsed.ttl <= 1 {
-        return Err(Reason::TtlExceeded);
-    }
-    let fib = p.fib(&F::fib_query(&k.src, &b.addr, k.proto as u8));
-    if fib.status == FIB_NOT_FWDED {
-        return Ok((k.src, FLOW_LOCAL));
-    }
-    let iface = t.iface(fib.ifindex);
-    if matches!(&iface, Some(i) if i.role == IFACE_POD) {
-        // A hand-made slice without nodeName: the FIB knows that the pod is here.
-        return Ok((k.src, FLOW_LOCAL));
-    }
-    forward::accept::<P, F, T>(p, t, &fib)?;
-    let mut addr = match &iface {
-        Some(i) => F::iface_addr(i),
-        None => F::node_addr(c),
-    };
-    if addr.is_unspecified() {
-        addr = F::node_addr(c);
-    }
-    if addr.is_unspecified() {
-        return Err(Reason::NoRoute);
-    }
-    Ok((addr, FLOW_SNAT))
-}
-
 /// A client's packet on its way to the backend.
 #[inline(always)]
 fn forward_known<P: Packet, F: Family, T: Tables<F>>(
@@ -219,24 +198,57 @@ fn forward_known<P: Packet, F: Family, T: Tables<F>>(
     let f = unsafe { &mut *rec };
     let target = flow::forward_target(f);
     let flags = f.flags;
+    if flags & FLOW_LATE != 0 {
+        return late::<P, F, T>(p, t, rec, parsed, &target, now);
+    }
     if flags & FLOW_SNAT == 0 || flags & FLOW_HAIRPIN != 0 {
         flow::on_forward(rec, parsed, now);
-        if !rewrite::tuple::<P, F>(p, &parsed.key, &target) {
+        if !rewrite::tuple::<P, F>(p, parsed, &target) {
             return End::drop(Reason::RewriteFailed);
         }
         if flags & FLOW_HAIRPIN != 0 {
-            return forward::bounce(p, Reason::FwdHairpin);
+            return forward::bounce(p, Role::Pod, Reason::FwdHairpin);
         }
         let local = flags & FLOW_LOCAL != 0;
         return End::pass(if local { Reason::FwdLocal } else { Reason::FwdRouted });
     }
     let q = F::fib_query(&parsed.key.src, &target.dst, target.proto as u8);
-    turn::<P, F, T>(p, t, parsed, &target, &mut f.fwd_hop, &q, now, Reason::FwdRemote, |now| {
+    let reason = if flags & FLOW_LOCAL != 0 { Reason::FwdMasqueraded } else { Reason::FwdRemote };
+    turn::<P, F, T>(p, t, parsed, &target, &mut f.fwd_hop, &q, now, reason, |now| {
         flow::on_forward(rec, parsed, now)
     })
 }
 
-/// A reply that came in: masqueraded ones are turned around here, all others wait for [`egress`].
+/// A packet that is leaving the node unaware of its Service: sent on to where the backend is. The stack has already
+/// counted the hop.
+#[inline(always)]
+fn late<P: Packet, F: Family, T: Tables<F>>(
+    p: &mut P,
+    t: &T,
+    rec: *mut Flow<F::A>,
+    parsed: &Parsed<F::A>,
+    target: &FlowKey<F::A>,
+    now: u32,
+) -> End {
+    let fib = p.fib(&F::fib_query(&parsed.key.src, &target.dst, target.proto as u8));
+    let here = fib.status == FIB_NOT_FWDED;
+    if !here && fib.status != FIB_SUCCESS && fib.status != FIB_NO_NEIGH {
+        return End::drop(Reason::NoRoute);
+    }
+    flow::on_forward(rec, parsed, now);
+    if !rewrite::tuple::<P, F>(p, parsed, target) {
+        return End::drop(Reason::RewriteFailed);
+    }
+    if here {
+        // The backend is the node itself.
+        let own = p.ifindex();
+        return forward::up::<P, F, T>(p, t, own, Reason::FwdLate);
+    }
+    End::out(Verdict::RedirectNeigh, fib.ifindex, Reason::FwdLate)
+}
+
+/// A reply that came in: masqueraded ones are turned around here, late ones go up the stack, all others wait for
+/// [`egress`].
 #[inline(always)]
 fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
@@ -249,15 +261,24 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     let f = unsafe { &mut *rec };
     let target = flow::reply_target(f);
     let flags = f.flags;
-    if flags & FLOW_SNAT == 0 {
+    if flags & (FLOW_SNAT | FLOW_LATE) == 0 {
         return End::pass(Reason::NotOurs);
     }
-    if flags & FLOW_HAIRPIN != 0 {
+    let began_at = f.client_ifindex;
+    if flags & FLOW_LATE != 0 && P::IS_XDP && began_at != p.ifindex() {
+        return End::pass(Reason::ToTc);
+    }
+    if flags & (FLOW_HAIRPIN | FLOW_LATE) != 0 {
         flow::on_reply(rec, parsed, now);
-        if !rewrite::tuple::<P, F>(p, &parsed.key, &target) {
+        if !rewrite::tuple::<P, F>(p, parsed, &target) {
             return End::drop(Reason::RewriteFailed);
         }
-        return forward::bounce(p, Reason::ReplyRedirected);
+        return match flags & FLOW_LATE != 0 {
+            false => forward::bounce(p, Role::Pod, Reason::ReplyRedirected),
+            true if began_at == p.ifindex() => End::pass(Reason::ReplyUp),
+            // Up by the interface where the stack expects the frontend's address.
+            true => forward::up::<P, F, T>(p, t, began_at, Reason::ReplyUp),
+        };
     }
     let q = F::fib_query(&parsed.key.dst, &target.dst, target.proto as u8);
     turn::<P, F, T>(p, t, parsed, &target, &mut f.rev_hop, &q, now, Reason::ReplyRedirected, |now| {
@@ -292,30 +313,38 @@ fn turn<P: Packet, F: Family, T: Tables<F>>(
         Err(r) => return End::pass(r),
     };
     note(now);
-    if !rewrite::tuple::<P, F>(p, &parsed.key, target) || !rewrite::hop_taken::<P, F>(p) {
+    if !rewrite::tuple::<P, F>(p, parsed, target) || !rewrite::hop_taken::<P, F>(p) {
         return End::drop(Reason::RewriteFailed);
     }
     forward::send(p, &route, reason)
 }
 
-/// One family's egress: replies towards clients on this side of the stack.
+/// One family's egress: replies towards clients on this side of the stack; `late` also serves this node's clients.
 #[inline(always)]
-pub fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T) -> End {
-    let parsed = match parse::<P, F>(p) {
-        Ok(x) => x,
-        Err(r) => return End::pass(r),
-    };
+fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<F::A>, late: bool) -> End {
     let now = t.now_tick();
-    let Some(found) = flow::find(t, &parsed.key, now) else { return End::pass(Reason::NotOurs) };
-    // SAFETY: a map element; see `flow`.
-    let f = unsafe { &*found.rec };
-    if !found.reverse || f.flags & FLOW_SNAT != 0 {
+    let mut known = None;
+    if let Some(found) = flow::find(t, &parsed.key, now) {
+        // SAFETY: a map element; see `flow`.
+        let f = unsafe { &*found.rec };
+        if found.reverse {
+            if f.flags & (FLOW_SNAT | FLOW_LATE) != 0 {
+                return End::pass(Reason::NotOurs);
+            }
+            let target = flow::reply_target(f);
+            flow::on_reply(found.rec, parsed, now);
+            if !rewrite::tuple::<P, F>(p, parsed, &target) {
+                return End::drop(Reason::RewriteFailed);
+            }
+            return End::pass(Reason::ReplyEgress);
+        }
+        if f.flags & FLOW_LATE == 0 {
+            return End::pass(Reason::NotOurs);
+        }
+        known = Some(found.rec);
+    }
+    if !late {
         return End::pass(Reason::NotOurs);
     }
-    let target = flow::reply_target(f);
-    flow::on_reply(found.rec, &parsed, now);
-    if !rewrite::tuple::<P, F>(p, &parsed.key, &target) {
-        return End::drop(Reason::RewriteFailed);
-    }
-    End::pass(Reason::ReplyEgress)
+    forward::<P, F, T>(p, t, Role::Late, known, parsed, now)
 }

@@ -4,19 +4,23 @@ use crate::csum;
 use crate::family::{Family, note_header};
 use crate::mem::{rd, wr};
 use crate::packet::Packet;
-use crate::parse::TCP;
+use crate::parse::{Parsed, Part, TCP};
 use lb_common::{FlowKey, flow::Hop};
 
 /// Rewrites `from` (what the packet carries) into `to`. False = refused by a helper; the frame may be half changed
 /// and must be dropped.
 #[inline(always)]
-pub fn tuple<P: Packet, F: Family>(p: &mut P, from: &FlowKey<F::A>, to: &FlowKey<F::A>) -> bool {
+pub fn tuple<P: Packet, F: Family>(p: &mut P, parsed: &Parsed<F::A>, to: &FlowKey<F::A>) -> bool {
+    let from = &parsed.key;
     let addr_diff = csum::sub(
         csum::add(F::sum(&to.src), F::sum(&to.dst)),
         csum::add(F::sum(&from.src), F::sum(&from.dst)),
     );
     let port_diff =
         csum::sub(to.sport_be as u32 + to.dport_be as u32, from.sport_be as u32 + from.dport_be as u32);
+    if matches!(parsed.part, Part::Later) {
+        return addresses::<P, F>(p, to, addr_diff);
+    }
     let Some(b) = p.at(0, F::L4 + 8) else { return false };
     // SAFETY: L4 + 8 bytes were checked.
     unsafe {
@@ -34,6 +38,16 @@ pub fn tuple<P: Packet, F: Family>(p: &mut P, from: &FlowKey<F::A>, to: &FlowKey
         return true;
     }
     p.fix_l4(F::L4 + 6, addr_diff, port_diff, true)
+}
+
+/// Rewrites the addresses alone: what follows carries no ports and no checksum over them.
+#[inline(always)]
+pub fn addresses<P: Packet, F: Family>(p: &mut P, to: &FlowKey<F::A>, addr_diff: u32) -> bool {
+    let Some(b) = p.at(0, F::L4) else { return false };
+    // SAFETY: L4 bytes were checked.
+    unsafe { F::store_addrs(b, &to.src, &to.dst, addr_diff) };
+    note_header::<P, F>(p, addr_diff);
+    true
 }
 
 /// Decrements the TTL of a packet that is forwarded here instead of by the stack.

@@ -11,24 +11,32 @@ use lb_common::backend::{BACKEND_LIVE, BACKEND_SERVING};
 use lb_common::service::{
     SET_CLUSTER, SET_LOCAL, SVC_HAS_ANY, SVC_KIND_CLUSTER_IP, SVC_KIND_MASK, SVC_POLICY_LOCAL,
 };
-use lb_common::{Backend, FlowKey, Reason, SetRef, Svc, hash};
+use lb_common::{Backend, Reason, SetRef, Svc, hash};
 
-/// Where a client sits, by the interface its packet came in by (spec §5 trap 5: exact, without any CIDR).
+/// Where a client sits, by the hook its packet came to (spec §5 trap 5: exact, without any CIDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Outside, or another node.
     Uplink,
-    /// A pod of this node.
+    /// Behind a pod-facing interface.
     Pod,
+    /// This node itself, or a pod of it that no program of its own interface saw: at an uplink's egress, or a
+    /// socket.
+    Late,
 }
 
-/// The set a client may use (spec §1.10 step 3), or the reason there is none (step 4).
+/// True for every frontend but a ClusterIP: externalTrafficPolicy governs it.
 #[inline(always)]
-pub fn set_of(svc: &Svc, role: Role) -> Result<SetRef, Reason> {
+pub fn is_external(svc: &Svc) -> bool {
+    svc.flags & SVC_KIND_MASK != SVC_KIND_CLUSTER_IP
+}
+
+/// The set a client may use (spec §1.10 step 3), or the reason there is none (step 4). `near` is a local pod or the
+/// node itself: an external frontend under policy Local serves it from all endpoints (F6 a and b).
+#[inline(always)]
+pub fn set_of(svc: &Svc, near: bool) -> Result<SetRef, Reason> {
     let local_policy = svc.flags & SVC_POLICY_LOCAL != 0;
-    let external = svc.flags & SVC_KIND_MASK != SVC_KIND_CLUSTER_IP;
-    // Short-circuit (F6a): a pod of this node that addresses an external frontend is served from all endpoints.
-    let use_local = local_policy && !(external && matches!(role, Role::Pod));
+    let use_local = local_policy && !(is_external(svc) && near);
     let (set, other) = if use_local {
         (svc.sets[SET_LOCAL], svc.sets[SET_CLUSTER])
     } else {
@@ -36,7 +44,7 @@ pub fn set_of(svc: &Svc, role: Role) -> Result<SetRef, Reason> {
     };
     if set.count != 0 {
         Ok(set)
-    } else if use_local && (other.count != 0 || svc.flags & SVC_HAS_ANY != 0) {
+    } else if local_policy && (other.count != 0 || svc.flags & SVC_HAS_ANY != 0) {
         Err(Reason::DropNoLocalEndpoint)
     } else {
         Err(Reason::ResetNoEndpoint)
@@ -50,15 +58,15 @@ pub fn usable<A>(b: &Backend<A>, proto: u32) -> bool {
     b.flags & need == need
 }
 
-/// Chooses a backend for the tuple. Tries a few neighbours when a slot's backend was just removed.
+/// Chooses a backend by a hash. Tries a few neighbours when a slot's backend was just removed.
 #[inline(always)]
 pub fn backend<F: Family, T: Tables<F>>(
     t: &T,
     set: SetRef,
-    key: &FlowKey<F::A>,
-    seed: u32,
+    hash: u32,
+    proto: u32,
 ) -> Result<(u32, Backend<F::A>), Reason> {
-    let first = hash::reduce(F::hash(seed, key), set.count);
+    let first = hash::reduce(hash, set.count);
     let mut i = 0;
     while i < 4 {
         let mut at = first + i;
@@ -70,11 +78,34 @@ pub fn backend<F: Family, T: Tables<F>>(
         }
         if let Some(id) = t.slot(set.offset.wrapping_add(at))
             && let Some(b) = t.backend(id)
-            && usable(&b, key.proto)
+            && usable(&b, proto)
         {
             return Ok((id, b));
         }
         i += 1;
     }
     Err(Reason::Inconsistent)
+}
+
+/// Steps of the search in [`contains`]: sets of up to 2^17 backends, which is the default capacity.
+const SEARCH_STEPS: u32 = 18;
+
+/// Is the backend in the set? The slots of a set are sorted by id, so this is a binary search.
+#[inline(always)]
+pub fn contains<F: Family, T: Tables<F>>(t: &T, set: SetRef, id: u32) -> bool {
+    let (mut at, mut len) = (set.offset, set.count);
+    let mut i = 0;
+    while i < SEARCH_STEPS {
+        if len <= 1 {
+            break;
+        }
+        let half = len >> 1;
+        let Some(middle) = t.slot(at.wrapping_add(half)) else { return false };
+        if middle <= id {
+            at = at.wrapping_add(half);
+        }
+        len -= half;
+        i += 1;
+    }
+    set.count != 0 && t.slot(at) == Some(id)
 }

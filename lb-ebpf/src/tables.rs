@@ -1,9 +1,12 @@
 //! The maps, as the pipeline sees them.
 
 use crate::family::Family;
-use lb_common::{Backend, Config, Flow, FlowKey, FlowRef, Iface, Reason, Svc, SvcKey};
+use lb_common::{
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowRef, FragKey, FragPorts, Iface, Reason, Sock,
+    SockKey, Svc, SvcKey,
+};
 
-/// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in [`crate::sim`].
+/// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in `tests/sim`.
 pub trait Tables<F: Family> {
     /// Exact frontend lookup.
     fn svc(&self, k: &SvcKey<F::A>) -> Option<Svc>;
@@ -11,6 +14,20 @@ pub trait Tables<F: Family> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// Backend by id.
     fn backend(&self, id: u32) -> Option<Backend<F::A>>;
+    /// Is the address in this set of source ranges?
+    fn in_ranges(&self, ranges_id: u32, a: &F::A) -> bool;
+    /// The backend a client keeps.
+    fn affinity(&self, k: &AffinityKey) -> Option<Affinity>;
+    /// Notes the backend a client keeps; a full map forgets the one not used for longest.
+    fn keep_affinity(&self, k: &AffinityKey, v: &Affinity);
+    /// The ports of a datagram whose first fragment passed.
+    fn fragment(&self, k: &FragKey<F::A>) -> Option<FragPorts>;
+    /// Notes a first fragment.
+    fn keep_fragment(&self, k: &FragKey<F::A>, v: &FragPorts);
+    /// What a socket's peer stands for.
+    fn sock(&self, k: &SockKey) -> Option<Sock>;
+    /// Notes what a socket's peer stands for.
+    fn keep_sock(&self, k: &SockKey, v: &Sock);
     /// Flow index lookup.
     fn index_get(&self, k: &FlowKey<F::A>) -> Option<FlowRef>;
     /// Inserts if absent; false when present or full.
@@ -24,11 +41,13 @@ pub trait Tables<F: Family> {
     /// Number of records in use by configuration.
     fn flows_len(&self, c: &Config) -> u32;
     /// A managed interface.
-    fn iface(&self, ifindex: u32) -> Option<Iface>;
+    fn iface(&self, ifindex: u32) -> Option<&Iface>;
     /// The settings.
-    fn config(&self) -> Option<Config>;
+    fn config(&self) -> Option<&Config>;
     /// Now, in ticks of `lb_common::flow::TICK_NS`.
     fn now_tick(&self) -> u32;
+    /// Takes a token for a packet that the datapath makes itself.
+    fn may_reply(&self, now: u32) -> bool;
     /// Counts an event.
     fn count(&self, hook: lb_common::reason::Hook, r: Reason);
 }

@@ -270,8 +270,7 @@ fn foreign_and_odd_packets_pass_unmodified_each_with_its_reason() {
         (edit(&|b| b[13] = 6), Reason::NotIp),
         (edit(&|b| b[14] = 0x46), Reason::IpOptions),
         (edit(&|b| b[14] = 0x44), Reason::Malformed),
-        (edit(&|b| b[20] = 0x20), Reason::Fragment),
-        (edit(&|b| b[21] = 1), Reason::Fragment),
+        (edit(&|b| b[21] = 1), Reason::FragmentUnknown),
         (edit(&|b| b[23] = 1), Reason::NotL4),
         (edit(&|b| b[46] = 0x40), Reason::Malformed),
         (edit(&|b| b[47] = SYN | FIN), Reason::NotOurs),
@@ -292,14 +291,18 @@ fn foreign_and_odd_packets_pass_unmodified_each_with_its_reason() {
 }
 
 #[test]
-fn an_empty_service_resets_tcp_and_counts_udp() {
+fn an_empty_service_resets_tcp_and_answers_udp_with_port_unreachable() {
     let w = world::<V6>(&[], 64);
     let (e, rst) = ingress::<true>(&w.sim, Role::Uplink, UPLINK, route_out(9), &request::<V6>(6, 4000, SYN));
     assert_eq!((e.verdict, e.reason), (Verdict::Tx, Reason::ResetNoEndpoint));
     assert_sums::<V6>(&rst);
     assert_eq!(rst[67] & (RST | ACK), RST | ACK);
-    let (e, _) = ingress::<true>(&w.sim, Role::Uplink, UPLINK, route_out(9), &request::<V6>(17, 4000, 0));
-    assert_eq!((e.verdict, e.reason), (Verdict::Drop, Reason::DropNoEndpoint));
+    let asked = request::<V6>(17, 4000, 0);
+    let (e, icmp) = ingress::<true>(&w.sim, Role::Uplink, UPLINK, route_out(9), &asked);
+    assert_eq!((e.verdict, e.reason), (Verdict::Tx, Reason::ResetNoEndpoint));
+    assert_sums::<V6>(&icmp);
+    assert_eq!((icmp.len(), icmp[20], icmp[54], icmp[55]), (14 + 40 + 8 + 48, 58, 1, 4));
+    assert_eq!(icmp[62..], asked[14..62], "the packet is quoted as it came");
 }
 
 #[test]

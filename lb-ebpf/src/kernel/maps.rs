@@ -3,12 +3,14 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::flow::TICK_SHIFT;
 use lb_common::maps::*;
 use lb_common::reason::{COUNTERS_LEN, Hook};
 use lb_common::*;
-use lb_ebpf::family::{V4, V6};
+use lb_ebpf::family::{V4, V6, V6Frag};
+use lb_ebpf::reject::take_token;
 use lb_ebpf::tables::Tables;
 
 const BPF_NOEXIST: u64 = 1;
@@ -44,6 +46,26 @@ static FW_IFACES: HashMap<u32, Iface> = HashMap::with_max_entries(MAX_IFACES, BP
 #[map]
 static FW_CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
+#[map]
+static FW_RANGES4: LpmTrie<[u32; 2], u32> = LpmTrie::with_max_entries(DEFAULT_RANGES, 0);
+#[map]
+static FW_RANGES6: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(DEFAULT_RANGES, 0);
+#[map]
+static FW_AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(DEFAULT_AFFINITY, 0);
+#[map]
+static FW_FRAGS4: LruHashMap<FragKey<A4>, FragPorts> = LruHashMap::with_max_entries(MAX_FRAGS, 0);
+#[map]
+static FW_FRAGS6: LruHashMap<FragKey<A6>, FragPorts> = LruHashMap::with_max_entries(MAX_FRAGS, 0);
+#[map]
+static FW_SOCKS: LruHashMap<SockKey, Sock> = LruHashMap::with_max_entries(DEFAULT_SOCKS, 0);
+#[map]
+static FW_LIMIT: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+// The slow programs. Pinned beside the programs of their object, so an upgrade never mixes two.
+#[map]
+pub static FW_TAILS_XDP: ProgramArray = ProgramArray::with_max_entries(TAILS_XDP, 0);
+#[map]
+pub static FW_TAILS_TC: ProgramArray = ProgramArray::with_max_entries(TAILS_TC, 0);
+
 /// The kernel's maps.
 pub struct Kernel;
 
@@ -71,8 +93,21 @@ fn count(hook: Hook, r: Reason) {
     }
 }
 
+/// True when the trie has a prefix of the set that holds the address.
+#[inline(always)]
+fn in_ranges4(id: u32, a: &A4) -> bool {
+    FW_RANGES4.get(Key::new(64, [id, a.0])).is_some()
+}
+
+#[inline(always)]
+fn in_ranges6(id: u32, a: &A6) -> bool {
+    let w = &a.0;
+    FW_RANGES6.get(Key::new(160, [id, w[0], w[1], w[2], w[3]])).is_some()
+}
+
 macro_rules! tables {
-    ($family:ty, $a:ty, $svc:ident, $backends:ident, $index:ident, $flows:ident, $hand:expr, $len:ident) => {
+    ($family:ty, $a:ty, $svc:ident, $backends:ident, $index:ident, $flows:ident, $hand:expr, $len:ident,
+     $in_ranges:ident, $frags:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
@@ -113,13 +148,52 @@ macro_rules! tables {
                 c.$len
             }
             #[inline(always)]
-            fn iface(&self, ifindex: u32) -> Option<Iface> {
+            fn iface(&self, ifindex: u32) -> Option<&Iface> {
                 // SAFETY: NO_PREALLOC map: the element stays valid for this program run.
-                unsafe { FW_IFACES.get(ifindex).copied() }
+                unsafe { FW_IFACES.get(ifindex) }
             }
             #[inline(always)]
-            fn config(&self) -> Option<Config> {
-                FW_CONFIG.get(0).copied()
+            fn config(&self) -> Option<&Config> {
+                FW_CONFIG.get(0)
+            }
+            #[inline(always)]
+            fn in_ranges(&self, ranges_id: u32, a: &$a) -> bool {
+                $in_ranges(ranges_id, a)
+            }
+            #[inline(always)]
+            fn affinity(&self, k: &AffinityKey) -> Option<Affinity> {
+                // SAFETY: a recycled element shows another client's choice: checked against the set all the same.
+                unsafe { FW_AFFINITY.get(k).copied() }
+            }
+            #[inline(always)]
+            fn keep_affinity(&self, k: &AffinityKey, v: &Affinity) {
+                let _best_effort = FW_AFFINITY.insert(k, v, 0);
+            }
+            #[inline(always)]
+            fn fragment(&self, k: &FragKey<$a>) -> Option<FragPorts> {
+                // SAFETY: a recycled element shows another datagram's ports; they lead to no flow of this tuple.
+                unsafe { $frags.get(k).copied() }
+            }
+            #[inline(always)]
+            fn keep_fragment(&self, k: &FragKey<$a>, v: &FragPorts) {
+                let _best_effort = $frags.insert(k, v, 0);
+            }
+            #[inline(always)]
+            fn sock(&self, k: &SockKey) -> Option<Sock> {
+                // SAFETY: elements of a live socket are used often; a recycled one is caught by the generation.
+                unsafe { FW_SOCKS.get(k).copied() }
+            }
+            #[inline(always)]
+            fn keep_sock(&self, k: &SockKey, v: &Sock) {
+                let _best_effort = FW_SOCKS.insert(k, v, 0);
+            }
+            #[inline(always)]
+            fn may_reply(&self, now: u32) -> bool {
+                match FW_LIMIT.get_ptr_mut(0) {
+                    // SAFETY: this CPU's own element.
+                    Some(b) => take_token(unsafe { &mut *b }, now),
+                    None => false,
+                }
             }
             #[inline(always)]
             fn now_tick(&self) -> u32 {
@@ -134,5 +208,6 @@ macro_rules! tables {
     };
 }
 
-tables!(V4, A4, FW_SVC4, FW_BACKENDS4, FW_FLOWIDX4, FW_FLOWS4, 0, flows4_len);
-tables!(V6, A6, FW_SVC6, FW_BACKENDS6, FW_FLOWIDX6, FW_FLOWS6, 1, flows6_len);
+tables!(V4, A4, FW_SVC4, FW_BACKENDS4, FW_FLOWIDX4, FW_FLOWS4, 0, flows4_len, in_ranges4, FW_FRAGS4);
+tables!(V6, A6, FW_SVC6, FW_BACKENDS6, FW_FLOWIDX6, FW_FLOWS6, 1, flows6_len, in_ranges6, FW_FRAGS6);
+tables!(V6Frag, A6, FW_SVC6, FW_BACKENDS6, FW_FLOWIDX6, FW_FLOWS6, 1, flows6_len, in_ranges6, FW_FRAGS6);

@@ -13,6 +13,7 @@ use lb_ebpf::packet::{End, Fib, FibQuery, Packet, Verdict};
 
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
 const BPF_F_MARK_MANGLED_0: u64 = 1 << 5;
+const BPF_F_INGRESS: u64 = 1;
 /// Not ours: let the next program, then the stack, have it.
 const TCX_NEXT: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
@@ -89,7 +90,7 @@ impl Packet for TcPacket {
         fib::lookup(self.skb.cast(), self.ifindex(), q)
     }
     #[inline(always)]
-    fn truncate(&mut self, len: usize) -> bool {
+    fn resize(&mut self, len: usize) -> bool {
         // SAFETY: the program's context.
         unsafe {
             bpf_skb_change_tail(self.skb, len as u32, 0) == 0 && bpf_skb_pull_data(self.skb, len as u32) == 0
@@ -109,7 +110,10 @@ pub fn action(e: End) -> i32 {
         Verdict::RedirectNeigh => unsafe {
             bpf_redirect_neigh(e.ifindex, core::ptr::null_mut(), 0, 0) as i32
         },
+        // SAFETY: no memory is passed.
+        Verdict::RedirectIngress => unsafe { bpf_redirect(e.ifindex, BPF_F_INGRESS) as i32 },
         Verdict::Tx => TC_ACT_SHOT,
+        Verdict::Slow => TCX_NEXT,
     }
 }
 

@@ -73,7 +73,7 @@ impl Packet for XdpPacket {
         fib::lookup(self.md.cast(), self.ifindex(), q)
     }
     #[inline(always)]
-    fn truncate(&mut self, len: usize) -> bool {
+    fn resize(&mut self, len: usize) -> bool {
         let delta = len as i32 - self.len() as i32;
         // SAFETY: the program's context.
         delta == 0 || unsafe { bpf_xdp_adjust_tail(self.md, delta) } == 0
@@ -84,7 +84,8 @@ impl Packet for XdpPacket {
 #[inline(always)]
 pub fn action(e: End) -> u32 {
     match e.verdict {
-        Verdict::Pass => xdp_action::XDP_PASS,
+        // The pipeline asks XDP for no ingress redirect; without a slow program the stack has it.
+        Verdict::Pass | Verdict::Slow | Verdict::RedirectIngress => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Tx => xdp_action::XDP_TX,
         // SAFETY: no memory is passed.

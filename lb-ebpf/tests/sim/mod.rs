@@ -4,11 +4,15 @@ use lb_common::backend::{BACKEND_LIVE, BACKEND_LOCAL, BACKEND_SERVING};
 use lb_common::reason::Hook;
 use lb_common::*;
 use lb_ebpf::csum;
-use lb_ebpf::family::{Family, V4, V6};
+use lb_ebpf::family::{Family, V4, V6, V6Frag};
+use lb_ebpf::packet::Verdict;
 use lb_ebpf::packet::{End, FIB_NO_NEIGH, FIB_SUCCESS, Fib, FibQuery, Packet};
+use lb_ebpf::pipeline::{Side, run, run_slow};
+use lb_ebpf::reject::take_token;
 use lb_ebpf::tables::Tables;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A frame in a vector, seen as XDP or tc.
 pub struct Frame<const XDP: bool> {
@@ -43,7 +47,7 @@ impl<const XDP: bool> Packet for Frame<XDP> {
     fn fib(&mut self, _q: &FibQuery) -> Fib {
         self.fib
     }
-    fn truncate(&mut self, len: usize) -> bool {
+    fn resize(&mut self, len: usize) -> bool {
         self.bytes.resize(len, 0);
         true
     }
@@ -64,6 +68,7 @@ pub struct Maps<A: Addr> {
     pub svc: RefCell<HashMap<SvcKey<A>, Svc>>,
     pub backends: RefCell<Vec<Backend<A>>>,
     pub index: RefCell<HashMap<FlowKey<A>, FlowRef>>,
+    pub fragments: RefCell<HashMap<FragKey<A>, FragPorts>>,
     flows: Vec<UnsafeCell<Flow<A>>>,
     hand: Cell<u32>,
 }
@@ -74,6 +79,7 @@ impl<A: Addr> Maps<A> {
             svc: RefCell::default(),
             backends: RefCell::new(vec![Backend::default()]),
             index: RefCell::default(),
+            fragments: RefCell::default(),
             flows: (0..flows).map(|_| UnsafeCell::new(Flow::default())).collect(),
             hand: Cell::new(0),
         }
@@ -104,7 +110,13 @@ pub struct Sim {
     pub v6: Maps<A6>,
     pub slots: RefCell<Vec<u32>>,
     pub ifaces: RefCell<HashMap<u32, Iface>>,
-    pub config: Cell<Config>,
+    pub config: Config,
+    pub ranges: RefCell<Vec<(u32, ipnet::IpNet)>>,
+    pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    pub socks: RefCell<HashMap<SockKey, Sock>>,
+    pub limit: Cell<Bucket>,
+    /// What was counted last: how the packet ended.
+    pub last: Cell<Reason>,
     pub tick: Cell<u32>,
     pub counts: RefCell<HashMap<Reason, u64>>,
 }
@@ -129,7 +141,12 @@ impl Sim {
             v6: Maps::new(flows),
             slots: RefCell::default(),
             ifaces: RefCell::default(),
-            config: Cell::new(config),
+            config,
+            ranges: RefCell::default(),
+            affinity: RefCell::default(),
+            socks: RefCell::default(),
+            limit: Cell::default(),
+            last: Cell::new(Reason::NotIp),
             tick: Cell::new(1_000),
             counts: RefCell::default(),
         }
@@ -144,7 +161,7 @@ impl Sim {
 }
 
 macro_rules! tables {
-    ($family:ty, $a:ty, $m:ident, $len:ident) => {
+    ($family:ty, $a:ty, $ip:ty, $m:ident, $len:ident) => {
         impl Tables<$family> for Sim {
             fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
                 self.$m.svc.borrow().get(k).copied()
@@ -178,23 +195,54 @@ macro_rules! tables {
             fn flows_len(&self, c: &Config) -> u32 {
                 c.$len
             }
-            fn iface(&self, i: u32) -> Option<Iface> {
-                self.ifaces.borrow().get(&i).copied()
+            fn iface(&self, i: u32) -> Option<&Iface> {
+                // A test's few lookups may leak: the kernel's elements live as long as the program runs, too.
+                self.ifaces.borrow().get(&i).map(|i| &*Box::leak(Box::new(*i)))
             }
-            fn config(&self) -> Option<Config> {
-                Some(self.config.get())
+            fn config(&self) -> Option<&Config> {
+                Some(&self.config)
+            }
+            fn in_ranges(&self, id: u32, a: &$a) -> bool {
+                let a: IpAddr = <$ip>::from(*a).into();
+                self.ranges.borrow().iter().any(|(set, net)| *set == id && net.contains(&a))
+            }
+            fn affinity(&self, k: &AffinityKey) -> Option<Affinity> {
+                self.affinity.borrow().get(k).copied()
+            }
+            fn keep_affinity(&self, k: &AffinityKey, v: &Affinity) {
+                self.affinity.borrow_mut().insert(*k, *v);
+            }
+            fn fragment(&self, k: &FragKey<$a>) -> Option<FragPorts> {
+                self.$m.fragments.borrow().get(k).copied()
+            }
+            fn keep_fragment(&self, k: &FragKey<$a>, v: &FragPorts) {
+                self.$m.fragments.borrow_mut().insert(*k, *v);
+            }
+            fn sock(&self, k: &SockKey) -> Option<Sock> {
+                self.socks.borrow().get(k).copied()
+            }
+            fn keep_sock(&self, k: &SockKey, v: &Sock) {
+                self.socks.borrow_mut().insert(*k, *v);
+            }
+            fn may_reply(&self, now: u32) -> bool {
+                let mut b = self.limit.get();
+                let may = take_token(&mut b, now);
+                self.limit.set(b);
+                may
             }
             fn now_tick(&self) -> u32 {
                 self.tick.get()
             }
             fn count(&self, _hook: Hook, r: Reason) {
+                self.last.set(r);
                 *self.counts.borrow_mut().entry(r).or_default() += 1;
             }
         }
     };
 }
-tables!(V4, A4, v4, flows4_len);
-tables!(V6, A6, v6, flows6_len);
+tables!(V4, A4, Ipv4Addr, v4, flows4_len);
+tables!(V6, A6, Ipv6Addr, v6, flows6_len);
+tables!(V6Frag, A6, Ipv6Addr, v6, flows6_len);
 
 /// A family in tests: real addresses, a map, and a frame builder.
 pub trait TestFamily: Family {
@@ -285,6 +333,17 @@ pub fn tuple<F: Family, const X: bool>(bytes: &[u8]) -> FlowKey<F::A> {
     lb_ebpf::parse::parse::<_, F>(&f).expect("a whole packet").key
 }
 
+/// Runs one hook over a frame as the kernel does: the fast program, then the slow one if it asks for it.
+pub fn hook<const X: bool>(s: &Sim, side: Side, ifindex: u32, fib: Fib, bytes: &[u8]) -> (End, Vec<u8>) {
+    let mut f = Frame::<X> { bytes: bytes.to_vec(), ifindex, fib };
+    let mut end = run(&mut f, s, side);
+    if end.verdict == Verdict::Slow {
+        end = run_slow(&mut f, s, side);
+        end.reason = s.last.get();
+    }
+    (end, f.bytes)
+}
+
 /// Runs ingress over a frame.
 pub fn ingress<const X: bool>(
     s: &Sim,
@@ -293,14 +352,10 @@ pub fn ingress<const X: bool>(
     fib: Fib,
     bytes: &[u8],
 ) -> (End, Vec<u8>) {
-    let mut f = Frame::<X> { bytes: bytes.to_vec(), ifindex, fib };
-    let e = lb_ebpf::pipeline::run_ingress(&mut f, s, role);
-    (e, f.bytes)
+    hook::<X>(s, Side::In(role), ifindex, fib, bytes)
 }
 
-/// Runs egress over a frame.
+/// Runs a pod-facing interface's egress over a frame.
 pub fn egress(s: &Sim, ifindex: u32, bytes: &[u8]) -> (End, Vec<u8>) {
-    let mut f = Frame::<false> { bytes: bytes.to_vec(), ifindex, fib: Fib::default() };
-    let e = lb_ebpf::pipeline::run_egress(&mut f, s);
-    (e, f.bytes)
+    hook::<false>(s, Side::PodOut, ifindex, Fib::default(), bytes)
 }

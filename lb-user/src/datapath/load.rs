@@ -9,6 +9,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use aya::maps::ProgramArray;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::maps::{self, progs};
@@ -77,15 +78,17 @@ pub fn load(
     }
     // Incomplete, or bound to maps whose pins are gone.
     pins::remove(&dir)?;
-    let mut ebpf = open_object(pins, object, sizes)?;
-    for name in progs::ALL {
-        load_program(&mut ebpf, name, state_dir)?;
-    }
     // Pinned under another name until complete: a crash in between leaves nothing that looks whole. (Names on
     // a BPF file system may not hold a dot.)
     let partial = pins.progs.join(format!("{hash}-partial"));
     pins::remove(&partial)?;
     bpffs::ensure_private_dir(&partial)?;
+    let mut ebpf = open_object(pins, &partial, object, sizes)?;
+    for name in progs::ALL {
+        load_program(&mut ebpf, name, state_dir)?;
+    }
+    fill_tails(&mut ebpf, maps::TAILS_XDP_NAME, &[progs::XDP_SLOW])?;
+    fill_tails(&mut ebpf, maps::TAILS_TC_NAME, &progs::TC_SLOW)?;
     for name in progs::ALL {
         let path = partial.join(name);
         program(&mut ebpf, name)?.pin(&path).map_err(|e| DatapathError::Object(e.to_string()))?;
@@ -109,7 +112,9 @@ pub fn remove_other_objects(pins: &Pins, hash: &str) -> Result<Vec<PathBuf>, Dat
     Ok(removed)
 }
 
-fn open_object(pins: &Pins, object: &[u8], sizes: &MapSizes) -> Result<Ebpf, DatapathError> {
+/// Opens the object; the arrays of slow programs are pinned in `dir`, beside the programs: they belong to this object
+/// alone, and the kernel empties such an array when nothing in user space holds it.
+fn open_object(pins: &Pins, dir: &Path, object: &[u8], sizes: &MapSizes) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     for (name, max_entries) in sizes.by_map() {
         loader.map_max_entries(name, max_entries);
@@ -117,7 +122,22 @@ fn open_object(pins: &Pins, object: &[u8], sizes: &MapSizes) -> Result<Ebpf, Dat
     for name in maps::ALL {
         loader.map_pin_path(name, pins.maps.join(name));
     }
+    for name in [maps::TAILS_XDP_NAME, maps::TAILS_TC_NAME] {
+        loader.map_pin_path(name, dir.join(name));
+    }
     loader.load(object).map_err(|e| DatapathError::Object(chain(&e)))
+}
+
+/// Makes `progs` reachable by tail calls through the array `name`.
+fn fill_tails(ebpf: &mut Ebpf, name: &str, progs: &[&str]) -> Result<(), DatapathError> {
+    let failed = |e: &dyn std::error::Error| DatapathError::Object(format!("map {name}: {}", chain(e)));
+    let map = ebpf.take_map(name).ok_or_else(|| DatapathError::Object(format!("it has no map {name}")))?;
+    let mut tails = ProgramArray::try_from(map).map_err(|e| failed(&e))?;
+    for (index, prog) in (0..).zip(progs) {
+        let fd = program(ebpf, prog)?.fd().map_err(|e| failed(&e))?.try_clone().map_err(|e| failed(&e))?;
+        tails.set(index, &fd, 0).map_err(|e| failed(&e))?;
+    }
+    Ok(())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, DatapathError> {
@@ -129,7 +149,11 @@ fn load_program(ebpf: &mut Ebpf, name: &str, state_dir: &Path) -> Result<(), Dat
         Program::Xdp(p) => p.load(),
         Program::SchedClassifier(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
-        _ => return Err(DatapathError::Object(format!("program {name} is neither XDP nor tc nor a socket hook"))),
+        _ => {
+            return Err(DatapathError::Object(format!(
+                "program {name} is neither XDP nor tc nor a socket hook"
+            )));
+        }
     };
     match loaded {
         Ok(()) => Ok(()),

@@ -87,10 +87,10 @@ fn every_role_gets_its_programs_and_syncing_again_changes_nothing() {
         assert_eq!(hook(&states[0], "xdp").mode, "native");
         let programs = |s: &AttachState| s.hooks.iter().filter_map(|h| h.prog_id).collect::<Vec<_>>();
         let id = |name| ids[name];
-        use maps::progs::{TC_OUT, TC_POD_IN, TC_UPLINK_IN, XDP_UPLINK};
-        assert_eq!(programs(&states[0]), [XDP_UPLINK, TC_UPLINK_IN, TC_OUT].map(id));
-        assert_eq!(programs(&states[1]), [TC_UPLINK_IN, TC_OUT].map(id));
-        assert_eq!(programs(&states[2]), [TC_POD_IN, TC_OUT].map(id));
+        use maps::progs::{TC_POD_IN, TC_POD_OUT, TC_UPLINK_IN, TC_UPLINK_OUT, XDP_UPLINK};
+        assert_eq!(programs(&states[0]), [XDP_UPLINK, TC_UPLINK_IN, TC_UPLINK_OUT].map(id));
+        assert_eq!(programs(&states[1]), [TC_UPLINK_IN, TC_UPLINK_OUT].map(id));
+        assert_eq!(programs(&states[2]), [TC_POD_IN, TC_POD_OUT].map(id));
         let link_ids = |states: &[AttachState]| -> Vec<Option<u32>> {
             states.iter().flat_map(|s| s.hooks.iter().map(|h| h.link_id)).collect()
         };
@@ -325,7 +325,7 @@ fn cleanup_leaves_nothing_and_says_what_it_removed() {
         let program = datapath.program_ids().expect("loaded")[maps::progs::XDP_UPLINK];
         drop(datapath);
         let removed = cleanup(&lab.bpffs(), &lab.state_dir(), false).expect("cleaned");
-        for part in ["link of xdp on interface", maps::FLOWS6, maps::progs::TC_OUT, "v0", "agent.lock"] {
+        for part in ["link of xdp on interface", maps::FLOWS6, maps::progs::TC_POD_OUT, "v0", "agent.lock"] {
             assert!(removed.iter().any(|line| line.contains(part)), "{part} in {removed:#?}");
         }
         assert!(!lab.bpffs().join("fairway").exists() && !bpffs::is_bpffs(&lab.bpffs()));

@@ -55,6 +55,8 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
                     internal_local: int,
                     external_local: ext,
                     affinity_timeout_s,
+                    source_ranges: Vec::new(),
+                    health_check_node_port: 0,
                 }
             },
         )
