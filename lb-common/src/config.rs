@@ -29,8 +29,8 @@ pub const IFACE_CAN_XDP_REDIRECT: u32 = 1;
 /// Whoever sends from behind it is a pod of this node (detectLocalMode by interface, spec Q4).
 pub const IFACE_LOCAL_PODS: u32 = 2;
 
-/// An address prefix as base and mask, both as they lie in packets. A mask of 0 with base 0 matches everything,
-/// so unused ones must have a base that is not 0: see [`Cidr::NONE4`].
+/// An address prefix as base and mask, both as they lie in packets. An empty mask matches nothing: so all zeros is an
+/// unused one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cidr<A> {
@@ -41,27 +41,27 @@ pub struct Cidr<A> {
 }
 
 impl Cidr<A4> {
-    /// Matches nothing: the mask takes away what the base has.
-    pub const NONE4: Cidr<A4> = Cidr { base: A4(1), mask: A4(0) };
+    /// Matches nothing.
+    pub const NONE4: Cidr<A4> = Cidr { base: A4(0), mask: A4(0) };
     /// True for an address inside.
     #[inline(always)]
     pub fn contains(&self, a: &A4) -> bool {
-        a.0 & self.mask.0 == self.base.0
+        self.mask.0 != 0 && a.0 & self.mask.0 == self.base.0
     }
 }
 
 impl Cidr<A6> {
     /// Matches nothing.
-    pub const NONE6: Cidr<A6> = Cidr { base: A6([1, 0, 0, 0]), mask: A6([0; 4]) };
+    pub const NONE6: Cidr<A6> = Cidr { base: A6([0; 4]), mask: A6([0; 4]) };
     /// True for an address inside.
     #[inline(always)]
     pub fn contains(&self, a: &A6) -> bool {
         let (b, m) = (&self.base.0, &self.mask.0);
-        ((a.0[0] & m[0]) ^ b[0])
+        let off = ((a.0[0] & m[0]) ^ b[0])
             | ((a.0[1] & m[1]) ^ b[1])
             | ((a.0[2] & m[2]) ^ b[2])
-            | ((a.0[3] & m[3]) ^ b[3])
-            == 0
+            | ((a.0[3] & m[3]) ^ b[3]);
+        m[0] != 0 && off == 0
     }
 }
 
