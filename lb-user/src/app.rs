@@ -332,7 +332,8 @@ async fn start_source(config: &Config) -> Result<SourceHandle, SourceError> {
         Source::Kubeconfig(file) => (Some(file.clone()), None),
         Source::ApiUrl(url) => (None, Some(url.clone())),
     };
-    kube::start(KubeSource { kubeconfig, api_url, node_name, service_proxy_name }).await
+    kube::start(KubeSource { kubeconfig, api_url, node_name, service_proxy_name, ..KubeSource::default() })
+        .await
 }
 
 /// Wall-clock seconds since the epoch.

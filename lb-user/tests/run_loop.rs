@@ -194,7 +194,7 @@ fn world(names: &[&str]) -> World {
     for (i, name) in names.iter().enumerate() {
         let key = Key::new("default", *name);
         let service = Service {
-            key: key.clone(),
+            key,
             uid: String::new(),
             created_unix_s: 0,
             cluster_ips: vec![format!("10.96.0.{}", i + 1).parse().expect("address")],
@@ -209,8 +209,10 @@ fn world(names: &[&str]) -> World {
             internal_local: false,
             external_local: false,
             affinity_timeout_s: None,
+            source_ranges: vec![],
+            health_check_node_port: 0,
         };
-        world.services.insert(key, service);
+        world.services.insert(service);
     }
     world
 }

@@ -78,8 +78,8 @@ impl Run {
                 self.syncer = Syncer::new(self.options);
             }
             Statement::Node(node) => self.node = node.clone(),
-            Statement::Service(s) => drop(self.world.services.insert(s.key.clone(), s.clone())),
-            Statement::Slice(s) => drop(self.world.slices.insert(s.key.clone(), s.clone())),
+            Statement::Service(s) => drop(self.world.services.insert(s.clone())),
+            Statement::Slice(s) => drop(self.world.slices.insert(s.clone())),
             Statement::DeleteService(key) => {
                 drop(self.world.services.remove(key).context("no such service")?)
             }

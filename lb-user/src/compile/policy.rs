@@ -59,12 +59,12 @@ impl<'a> Hint<'a> {
         let ready = || endpoints.values().map(|m| m.endpoint).filter(|e| e.ready);
         let covers = |hint: &Hint<'_>| ready().any(|e| hint.admits(e));
         let by_node = Hint::Node(&node.name);
-        if ready().all(|e| !e.hint_nodes.is_empty()) && covers(&by_node) {
+        if ready().all(|e| !e.hint_nodes().is_empty()) && covers(&by_node) {
             return by_node;
         }
         if let Some(zone) = &node.zone {
             let by_zone = Hint::Zone(zone);
-            if ready().all(|e| !e.hint_zones.is_empty()) && covers(&by_zone) {
+            if ready().all(|e| !e.hint_zones().is_empty()) && covers(&by_zone) {
                 return by_zone;
             }
         }
@@ -74,8 +74,8 @@ impl<'a> Hint<'a> {
     fn admits(&self, e: &Endpoint) -> bool {
         match self {
             Hint::All => true,
-            Hint::Node(name) => e.hint_nodes.iter().any(|n| n == name),
-            Hint::Zone(zone) => e.hint_zones.iter().any(|z| z == zone),
+            Hint::Node(name) => e.hint_nodes().iter().any(|n| n == name),
+            Hint::Zone(zone) => e.hint_zones().iter().any(|z| z == zone),
         }
     }
 }

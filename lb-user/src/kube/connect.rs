@@ -32,6 +32,8 @@ pub struct KubeSource {
     pub node_name: String,
     /// See `convert::Selection`.
     pub service_proxy_name: Option<String>,
+    /// How long to wait before asking again for a kind that the API does not have [default: five minutes].
+    pub absent_pause: Option<Duration>,
 }
 
 impl KubeSource {
@@ -94,7 +96,12 @@ where
             let answer = answer.await;
             if let Some(kind) = kind {
                 match &answer {
-                    Ok(response) if response.status().is_success() => board.ok(kind.index()),
+                    Ok(response)
+                        if response.status().is_success()
+                            || kind.does_without(response.status().as_u16()) =>
+                    {
+                        board.ok(kind.index());
+                    }
                     Ok(response) => board.failed(kind.index(), format!("{path}: {}", response.status())),
                     Err(error) => board.failed(kind.index(), format!("{path}: {}", chain(error.as_ref()))),
                 }

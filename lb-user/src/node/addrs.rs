@@ -41,6 +41,7 @@ pub fn node_view(
         name: config.node_name.clone(),
         node_port_addresses: node_port.into_iter().collect(),
         local_addresses: local.into_iter().collect(),
+        main_addresses: <[_; 2]>::from(main_addresses(managed, node)).into_iter().flatten().collect(),
         zone: node.and_then(|n| n.zone.clone()),
     }
 }

@@ -1,6 +1,6 @@
 //! Random worlds: few names and few addresses, so that collisions, moves and returns are frequent.
 
-use lb_user::model::{Endpoint, Family, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
+use lb_user::model::{Endpoint, Family, Hints, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -55,23 +55,26 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
                     internal_local: int,
                     external_local: ext,
                     affinity_timeout_s,
+                    source_ranges: Vec::new(),
+                    health_check_node_port: 0,
                 }
             },
         )
 }
 
 fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
-    let node = prop_oneof![Just(None), Just(Some("n1".to_string())), Just(Some("n2".to_string()))];
+    let node = prop_oneof![Just(None), Just(Some("n1".into())), Just(Some("n2".into()))];
     let zones = prop_oneof![Just(vec![]), Just(vec!["a".to_string()]), Just(vec!["b".to_string()])];
-    (1u8..8, prop::array::uniform3(any::<bool>()), node, zones).prop_map(
-        move |(host, [ready, serving, terminating], node_name, hint_zones)| Endpoint {
+    let nodes = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["n1".to_string()])];
+    let hints = (zones, nodes).prop_map(|(zones, nodes)| Hints::of(zones, nodes));
+    (1u8..8, prop::array::uniform3(any::<bool>()), node, hints).prop_map(
+        move |(host, [ready, serving, terminating], node_name, hints)| Endpoint {
             addr: if family == Family::V4 { v4(1, host) } else { v6(1, host) },
             ready: ready && !terminating,
             serving: serving || (ready && !terminating),
             terminating,
             node_name,
-            hint_zones,
-            hint_nodes: Vec::new(),
+            hints,
         },
     )
 }
@@ -108,9 +111,9 @@ pub fn world_of(events: &[Event]) -> World {
     let mut world = World::default();
     for event in events {
         match event {
-            Event::Service(key, Some(s)) => drop(world.services.insert(key.clone(), s.clone())),
+            Event::Service(_, Some(s)) => drop(world.services.insert(s.clone())),
             Event::Service(key, None) => drop(world.services.remove(key)),
-            Event::Slice(key, Some(s)) => drop(world.slices.insert(key.clone(), s.clone())),
+            Event::Slice(_, Some(s)) => drop(world.slices.insert(s.clone())),
             Event::Slice(key, None) => drop(world.slices.remove(key)),
         }
     }
@@ -129,12 +132,17 @@ pub fn last_of_each(events: &[Event]) -> Vec<Event> {
 /// Shuffles the lists in objects whose order means nothing.
 pub fn shuffle_lists(world: &mut World, seed: u64) {
     let mut numbers = fastrand::Rng::with_seed(seed);
-    for service in world.services.values_mut() {
+    for service in world.services.clone().values() {
+        let mut service = service.clone();
         numbers.shuffle(&mut service.cluster_ips);
         numbers.shuffle(&mut service.external_ips);
         numbers.shuffle(&mut service.load_balancer_ips);
+        numbers.shuffle(&mut service.source_ranges);
+        world.services.insert(service);
     }
-    for slice in world.slices.values_mut() {
+    for slice in world.slices.clone().values() {
+        let mut slice = slice.clone();
         numbers.shuffle(&mut slice.ports);
+        world.slices.insert(slice);
     }
 }

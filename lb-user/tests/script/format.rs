@@ -13,7 +13,7 @@
 //! ```
 
 use anyhow::{Context, Result, anyhow, bail};
-use lb_user::model::{Endpoint, Family, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort};
+use lb_user::model::{Endpoint, Family, Hints, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort};
 use lb_user::tables::Limits;
 use std::net::IpAddr;
 
@@ -143,6 +143,8 @@ fn service(name: &str, words: &[&str]) -> Result<Service> {
         internal_local: false,
         external_local: false,
         affinity_timeout_s: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: 0,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -196,17 +198,18 @@ fn endpoint(address: &str, words: &[&str]) -> Result<Endpoint> {
         serving: !words.contains(&"unready") || words.contains(&"serving"),
         terminating: words.contains(&"terminating"),
         node_name: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hints: None,
     };
+    let mut hints = Hints::default();
     for word in words {
         match word.split_once('=') {
-            Some(("node", name)) => endpoint.node_name = Some(name.to_string()),
-            Some(("zones", zones)) => endpoint.hint_zones = list(zones),
-            Some(("nodes", nodes)) => endpoint.hint_nodes = list(nodes),
+            Some(("node", name)) => endpoint.node_name = Some(name.into()),
+            Some(("zones", zones)) => hints.zones = list(zones),
+            Some(("nodes", nodes)) => hints.nodes = list(nodes),
             None if ["unready", "serving", "terminating"].contains(word) => {}
             _ => bail!("unknown word {word}"),
         }
     }
+    endpoint.hints = Hints::of(hints.zones, hints.nodes);
     Ok(endpoint)
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::Value;
 
 use super::{Converted, LABEL_SERVICE_NAME, Notes, Selection};
-use crate::model::{Endpoint, Family, Slice, SlicePort};
+use crate::model::{Endpoint, Family, Hints, Slice, SlicePort};
 
 /// Converts a slice; one that is not Fairway's to use gives nothing.
 pub fn slice(json: &Value, selection: &Selection) -> Converted<Slice> {
@@ -80,8 +80,10 @@ fn endpoint(
         ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        node_name: typed.node_name.clone().filter(|name| !name.is_empty()),
-        hint_zones: zones.iter().map(|zone| zone.name.clone()).collect(),
-        hint_nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        node_name: typed.node_name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+        hints: Hints::of(
+            zones.iter().map(|zone| zone.name.clone()).collect(),
+            nodes.iter().map(|node| node.name.clone()).collect(),
+        ),
     })
 }
