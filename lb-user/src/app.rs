@@ -83,7 +83,7 @@ impl<K: Kernel> App<K> {
             ..Status::default()
         };
         App {
-            syncer: Syncer::new(CompileOptions { external_ips: config.external_ips }),
+            syncer: Syncer::new(CompileOptions { external_ip_cidrs: config.external_ip_cidrs.clone() }),
             config,
             kernel,
             state,

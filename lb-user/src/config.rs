@@ -259,9 +259,10 @@ pub struct RunArgs {
     /// Serve Services whose label service.kubernetes.io/service-proxy-name has this value [default: unlabelled]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub service_proxy_name: String,
-    /// Program spec.externalIPs (off: whoever may create Services could catch others' traffic, CVE-2020-8554)
-    #[arg(long)]
-    pub external_ips: bool,
+    /// Program spec.externalIPs that lie in these networks [default: none, since whoever may create Services could
+    /// catch others' traffic, CVE-2020-8554]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub external_ip_cidrs: Vec<IpNet>,
     /// Ports to masquerade with when the client's own is taken
     #[arg(long, default_value = DEFAULT_SNAT_PORTS, value_name = "MIN-MAX")]
     pub snat_ports: PortRange,
@@ -301,8 +302,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Value of the service-proxy-name label; empty = absent.
     pub service_proxy_name: String,
-    /// Program spec.externalIPs.
-    pub external_ips: bool,
+    /// Networks of spec.externalIPs that are programmed.
+    pub external_ip_cidrs: Vec<IpNet>,
     /// Masquerade ports.
     pub snat_ports: PortRange,
     /// NodePort range.
@@ -381,7 +382,7 @@ impl RunArgs {
             source,
             node_port_addresses: parse_node_port_addresses(&self.node_port_addresses)?,
             service_proxy_name: self.service_proxy_name,
-            external_ips: self.external_ips,
+            external_ip_cidrs: self.external_ip_cidrs,
             snat_ports: self.snat_ports,
             nodeport_range: self.nodeport_range,
         })

@@ -11,18 +11,18 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Namespace and name of an object.
+/// Namespace and name of an object; copies share the texts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name (may begin with a digit since Kubernetes 1.37).
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Key {
     /// A key from its parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Key { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -116,7 +116,7 @@ impl Keyed for Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Name; empty for a single unnamed port.
-    pub name: String,
+    pub name: Arc<str>,
     /// Protocol.
     pub proto: Proto,
     /// Service port, host byte order.
@@ -131,7 +131,7 @@ pub struct Slice {
     /// The slice's own namespace and name.
     pub key: Key,
     /// Name of its Service (label `kubernetes.io/service-name`).
-    pub service: String,
+    pub service: Arc<str>,
     /// Address family; FQDN slices never get here.
     pub family: Family,
     /// Ports: name, protocol, number.
@@ -150,7 +150,7 @@ impl Keyed for Slice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
     /// Name; matched with the Service port's name (spec M8).
-    pub name: String,
+    pub name: Arc<str>,
     /// Protocol.
     pub proto: Proto,
     /// Port, host byte order, never 0.

@@ -291,7 +291,7 @@ fn m11_the_age_for_collisions_is_read() {
 #[test]
 fn e1_slices_without_a_service_are_ignored() {
     assert!(nothing(slice(json!({"metadata": {"namespace": "default", "name": "web-1"}}))));
-    assert_eq!(slice(json!({})).value.unwrap().service, "web");
+    assert_eq!(&*slice(json!({})).value.unwrap().service, "web");
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn e3_ports_without_name_or_number_are_left_out() {
     ]}));
     assert_eq!(fields(&converted), ["ports[0].name", "ports[1].port", "ports[2].port", "ports[3].protocol"]);
     let ports = converted.value.unwrap().ports;
-    assert_eq!((ports.len(), ports[0].name.as_str(), ports[0].port), (1, "", 8080));
+    assert_eq!((ports.len(), &*ports[0].name, ports[0].port), (1, "", 8080));
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn e4_missing_conditions_mean_ready_serving_and_not_terminating() {
 fn names_may_begin_with_a_digit() {
     let mut object = service_json(json!({"clusterIP": "10.96.0.1"}));
     object["metadata"]["name"] = "1st".into();
-    assert_eq!(convert::service(&object, &Selection::default()).value.unwrap().key.name, "1st");
+    assert_eq!(&*convert::service(&object, &Selection::default()).value.unwrap().key.name, "1st");
 }
 
 #[test]

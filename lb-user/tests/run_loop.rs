@@ -13,7 +13,7 @@ use lb_user::model::{Key, Proto, Service, ServicePort, World};
 use lb_user::node::{Address, HostFacts, Kind, Link, Managed};
 use lb_user::sources::{Snapshot, SourceStatus};
 use lb_user::tables::fake::FakeTables;
-use lb_user::tables::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use lb_user::tables::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use lb_user::telemetry::status::{self, StateDir, Status};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -33,7 +33,7 @@ struct FakeKernel(Arc<Mutex<State>>);
 
 impl FakeKernel {
     fn new() -> Self {
-        let limits = Limits { services: 64, backends: 64, slots: 256 };
+        let limits = Limits { services: 64, backends: 64, slots: 256, ranges: 64 };
         let tables = FakeTables::new(limits);
         FakeKernel(Arc::new(Mutex::new(State { tables, wanted: vec![], refuse_dump: false, sweeps: 0 })))
     }
@@ -59,6 +59,12 @@ impl LbTables for FakeKernel {
     }
     fn put_slots(&mut self, ranges: &[(u32, Vec<u32>)]) -> Result<(), TableError> {
         self.state().tables.put_slots(ranges)
+    }
+    fn put_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.state().tables.put_ranges(sets)
+    }
+    fn delete_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.state().tables.delete_ranges(sets)
     }
     fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {
         self.state().tables.put_frontends(entries)
@@ -201,7 +207,7 @@ fn world(names: &[&str]) -> World {
             external_ips: vec![],
             load_balancer_ips: vec![],
             ports: vec![ServicePort {
-                name: String::new(),
+                name: "".into(),
                 proto: Proto::Tcp,
                 port: 80,
                 node_port: 30_000 + i as u16,
@@ -229,7 +235,7 @@ async fn nothing_is_written_before_the_first_complete_snapshot() {
     assert!(!agent.is_ready());
     agent.publish(1, world(&["a"]));
     until("ready", || agent.is_ready()).await;
-    assert_eq!(agent.frontends(), 2, "cluster IP and nodePort");
+    assert_eq!(agent.frontends(), 3, "cluster IP, its address, nodePort");
     agent.stop().await;
 }
 
@@ -239,7 +245,7 @@ async fn a_new_address_of_the_uplink_becomes_a_node_port_frontend() {
     agent.publish(1, world(&["a"]));
     until("ready", || agent.is_ready()).await;
     agent.host.send_replace(facts(&["192.0.2.1", "192.0.2.2"]));
-    until("a third frontend", || agent.frontends() == 3).await;
+    until("one frontend more", || agent.frontends() == 4).await;
     agent.stop().await;
 }
 
@@ -268,7 +274,7 @@ async fn the_end_leaves_the_tables_and_takes_the_ready_file() {
     let (kernel, state_dir) = (agent.kernel.clone(), agent.state_dir());
     let _dir = agent.stop().await;
     assert!(!state_dir.join("ready").exists());
-    assert_eq!(kernel.state().tables.peek().frontends.len(), 4);
+    assert_eq!(kernel.state().tables.peek().frontends.len(), 6);
     let found = status::read(&state_dir);
     let last = found.status.expect("status stays");
     assert!(!found.running && !last.ready);

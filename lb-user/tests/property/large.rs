@@ -21,12 +21,8 @@ pub fn large(services: u32, endpoints: u32) -> World {
     let mut world = World::default();
     for s in 0..services {
         let key = Key::new("ns", format!("s{s:05}"));
-        let ports = vec![ServicePort {
-            name: String::new(),
-            proto: Proto::Tcp,
-            port: 80,
-            node_port: 10_000 + s as u16,
-        }];
+        let ports =
+            vec![ServicePort { name: "".into(), proto: Proto::Tcp, port: 80, node_port: 10_000 + s as u16 }];
         let service = Service {
             key: key.clone(),
             uid: String::new(),
@@ -53,7 +49,7 @@ pub fn large(services: u32, endpoints: u32) -> World {
             key: key.clone(),
             service: key.name,
             family: Family::V4,
-            ports: vec![SlicePort { name: String::new(), proto: Proto::Tcp, port: 8080 }],
+            ports: vec![SlicePort { name: "".into(), proto: Proto::Tcp, port: 8080 }],
             endpoints: (0..endpoints).map(endpoint).collect(),
         };
         world.services.insert(service);

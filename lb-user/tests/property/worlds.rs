@@ -4,6 +4,11 @@ use lb_user::model::{Endpoint, Family, Hints, Key, Proto, Service, ServicePort, 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The second one has the test node's own addresses, the third is everything.
+const RANGES: [&str; 6] =
+    ["10.0.0.0/9", "10.192.0.0/16", "0.0.0.0/0", "fd00::/16", "fd00:fe::/32", "192.0.2.0/24"];
 
 /// A change of one object; `None` deletes it.
 #[derive(Clone, Debug)]
@@ -24,8 +29,8 @@ fn proto() -> impl Strategy<Value = Proto> {
     prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)]
 }
 
-fn port_name() -> impl Strategy<Value = String> {
-    prop_oneof![Just("a".to_string()), Just("b".to_string())]
+fn port_name() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof![Just("a".into()), Just("b".into())]
 }
 
 fn service(key: Key) -> impl Strategy<Value = Service> {
@@ -37,9 +42,17 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
         prop::collection::vec(1u8..4, 0..2),
         prop::collection::vec(port, 1..4),
         (any::<bool>(), any::<bool>(), prop::option::of(1u32..3)),
+        prop::sample::subsequence(&RANGES[..], 0..3),
     )
         .prop_map(
-            move |((created_unix_s, ip, dual), vips, externals, ports, (int, ext, affinity_timeout_s))| {
+            move |(
+                (created_unix_s, ip, dual),
+                vips,
+                externals,
+                ports,
+                (int, ext, affinity_timeout_s),
+                ranges,
+            )| {
                 let mut cluster_ips = vec![v4(0, ip)];
                 if dual {
                     cluster_ips.push(v6(0, ip));
@@ -55,7 +68,7 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
                     internal_local: int,
                     external_local: ext,
                     affinity_timeout_s,
-                    source_ranges: Vec::new(),
+                    source_ranges: ranges.iter().map(|text| text.parse().expect("network")).collect(),
                     health_check_node_port: 0,
                 }
             },
@@ -87,7 +100,7 @@ fn slice(key: Key) -> impl Strategy<Value = Slice> {
         let key = key.clone();
         prop::collection::vec(endpoint(family), 0..6).prop_map(move |endpoints| Slice {
             key: key.clone(),
-            service: format!("s{service}"),
+            service: format!("s{service}").into(),
             family,
             ports: ports.clone(),
             endpoints,

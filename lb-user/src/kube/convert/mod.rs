@@ -186,7 +186,7 @@ impl Notes {
             self.add("metadata", "needs a name and a namespace");
             return None;
         };
-        Some(Key::new(namespace, name))
+        Some(Key::new(namespace.as_str(), name.as_str()))
     }
 
     /// An address that can be a destination, or a problem.

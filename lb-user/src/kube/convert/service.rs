@@ -1,6 +1,7 @@
 //! Services (spec O1 to O4, M1 to M6, M10).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -139,7 +140,7 @@ fn ports(notes: &mut Notes, spec: &core::ServiceSpec) -> Vec<ServicePort> {
             None | Some(0) => 0,
             Some(number) => notes.port(field(".nodePort"), number).unwrap_or(0),
         };
-        let name = port.name.clone().unwrap_or_default();
+        let name: Arc<str> = port.name.as_deref().unwrap_or_default().into();
         if ports.iter().any(|known| known.name == name && known.proto == proto) {
             notes.add(
                 field(".name"),

@@ -34,7 +34,7 @@ fn convert(notes: &mut Notes, typed: &discovery::EndpointSlice, selection: &Sele
     let ports = ports(notes, typed.ports.as_deref().unwrap_or_default());
     let endpoints = typed.endpoints.iter().enumerate();
     let endpoints = endpoints.filter_map(|(index, each)| endpoint(notes, index, each, family)).collect();
-    Some(Slice { key, service: service.clone(), family, ports, endpoints })
+    Some(Slice { key, service: service.as_str().into(), family, ports, endpoints })
 }
 
 /// E3: a port without a name or a number is left out.
@@ -42,7 +42,7 @@ fn ports(notes: &mut Notes, ports: &[discovery::EndpointPort]) -> Vec<SlicePort>
     let mut known = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let field = |name: &str| format!("ports[{index}]{name}");
-        let Some(name) = port.name.clone() else {
+        let Some(name) = port.name.as_deref().map(Into::into) else {
             notes.add(field(".name"), "a port without a name is left out");
             continue;
         };
