@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Namespace and name of an object; copies share the texts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Namespace.
     pub namespace: Arc<str>,
@@ -78,7 +78,7 @@ impl std::fmt::Display for Proto {
 }
 
 /// A Service that is to be programmed (sources already dropped ExternalName, headless and labelled-away ones).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub key: Key,

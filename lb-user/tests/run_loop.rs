@@ -23,6 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 struct State {
     tables: FakeTables,
     wanted: Vec<Managed>,
+    settings: Vec<Settings>,
     refuse_dump: bool,
     sweeps: usize,
 }
@@ -35,7 +36,13 @@ impl FakeKernel {
     fn new() -> Self {
         let limits = Limits { services: 64, backends: 64, slots: 256, ranges: 64 };
         let tables = FakeTables::new(limits);
-        FakeKernel(Arc::new(Mutex::new(State { tables, wanted: vec![], refuse_dump: false, sweeps: 0 })))
+        FakeKernel(Arc::new(Mutex::new(State {
+            tables,
+            wanted: vec![],
+            settings: vec![],
+            refuse_dump: false,
+            sweeps: 0,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,7 +85,8 @@ impl LbTables for FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn configure(&mut self, _settings: &Settings) -> Result<(), KernelError> {
+    fn configure(&mut self, settings: &Settings) -> Result<(), KernelError> {
+        self.state().settings.push(settings.clone());
         Ok(())
     }
     fn sync_interfaces(&mut self, wanted: &[Managed]) -> Result<Vec<InterfaceReport>, KernelError> {
@@ -246,6 +254,30 @@ async fn a_new_address_of_the_uplink_becomes_a_node_port_frontend() {
     until("ready", || agent.is_ready()).await;
     agent.host.send_replace(facts(&["192.0.2.1", "192.0.2.2"]));
     until("one frontend more", || agent.frontends() == 4).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn service_networks_reach_the_programs_and_are_never_taken_back_by_a_start() {
+    let agent = start(FakeKernel::new());
+    until("settings", || !agent.kernel.state().settings.is_empty()).await;
+    assert_eq!(agent.kernel.state().settings[0].service_cidrs, None, "not known yet: what is there stays");
+    let with = |networks: &[&str]| World {
+        service_cidrs: networks.iter().map(|text| text.parse().expect("network")).collect(),
+        ..world(&["a"])
+    };
+    let last = || agent.kernel.state().settings.last().and_then(|s| s.service_cidrs.clone());
+    agent.publish(1, with(&["10.96.0.0/12"]));
+    until("ready", || agent.is_ready()).await;
+    assert_eq!(last(), Some(vec!["10.96.0.0/12".parse().expect("network")]));
+    agent.publish(2, with(&["10.96.0.0/12", "10.200.0.0/16"]));
+    until("two networks", || last().is_some_and(|networks| networks.len() == 2)).await;
+    agent.publish(3, with(&["10.0.0.0/24", "10.0.2.0/24", "10.0.4.0/24", "10.0.6.0/24", "10.0.8.0/24"]));
+    until("too many are named", || {
+        let problems = agent.status().map(|s| s.problems).unwrap_or_default();
+        problems.iter().any(|p| p.object == "ServiceCIDR objects")
+    })
+    .await;
     agent.stop().await;
 }
 

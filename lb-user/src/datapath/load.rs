@@ -129,7 +129,11 @@ fn load_program(ebpf: &mut Ebpf, name: &str, state_dir: &Path) -> Result<(), Dat
         Program::Xdp(p) => p.load(),
         Program::SchedClassifier(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
-        _ => return Err(DatapathError::Object(format!("program {name} is neither XDP nor tc nor a socket hook"))),
+        _ => {
+            return Err(DatapathError::Object(format!(
+                "program {name} is neither XDP nor tc nor a socket hook"
+            )));
+        }
     };
     match loaded {
         Ok(()) => Ok(()),
