@@ -61,6 +61,7 @@ impl Target {
         let (group, rest) = match parts.as_slice() {
             ["api", "v1", rest @ ..] => ("api/v1", rest),
             ["apis", "discovery.k8s.io", "v1", rest @ ..] => ("apis/discovery.k8s.io/v1", rest),
+            ["apis", "networking.k8s.io", "v1", rest @ ..] => ("apis/networking.k8s.io/v1", rest),
             _ => return None,
         };
         let (namespace, rest) = match rest {

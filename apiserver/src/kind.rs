@@ -11,11 +11,13 @@ pub enum Kind {
     EndpointSlice,
     /// core/v1 Node.
     Node,
+    /// networking.k8s.io/v1 ServiceCIDR.
+    ServiceCidr,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+    pub const ALL: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
 
     /// `kind` of an object.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
         }
     }
 
@@ -31,12 +34,13 @@ impl Kind {
         match self {
             Kind::Service | Kind::Node => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
+            Kind::ServiceCidr => "networking.k8s.io/v1",
         }
     }
 
     /// Whether objects live in namespaces.
     pub fn namespaced(self) -> bool {
-        self != Kind::Node
+        !matches!(self, Kind::Node | Kind::ServiceCidr)
     }
 
     /// The kind of an object by its `apiVersion` and `kind`.
@@ -52,6 +56,7 @@ impl Kind {
             ("api/v1", "services") => Some(Kind::Service),
             ("api/v1", "nodes") => Some(Kind::Node),
             ("apis/discovery.k8s.io/v1", "endpointslices") => Some(Kind::EndpointSlice),
+            ("apis/networking.k8s.io/v1", "servicecidrs") => Some(Kind::ServiceCidr),
             _ => None,
         }
     }

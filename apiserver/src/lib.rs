@@ -1,4 +1,5 @@
-//! A small Kubernetes API server for tests and the demo: Services, EndpointSlices and Nodes.
+//! A small Kubernetes API server for tests and the demo: Services, EndpointSlices, Nodes and
+//! ServiceCIDRs.
 //!
 //! It lists (whole or in pages), watches (resource versions, bookmarks, 410), selects by labels and some fields,
 //! creates, replaces and deletes, over plain HTTP or TLS. It allocates nothing: cluster IPs and node ports are what

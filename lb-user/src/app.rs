@@ -6,6 +6,7 @@
 //! is shared. An error becomes part of the status and is retried; whatever the kernel holds keeps working.
 //! The end leaves the datapath as it is.
 
+mod cluster;
 mod datapath;
 mod kernel;
 mod retry;
@@ -27,7 +28,7 @@ use crate::compile::CompileOptions;
 use crate::config::{Config, Source};
 use crate::error::AppError;
 use crate::kube::{self, KubeSource};
-use crate::model::NodeView;
+use crate::model::{NodeView, Problem};
 use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
 use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
@@ -69,6 +70,8 @@ pub struct App<K> {
     sync_retry: Retry,
     interface_retry: Retry,
     snapshot: Option<Arc<Snapshot>>,
+    /// What is wrong between configuration and cluster.
+    cluster_problems: Vec<Problem>,
 }
 
 impl<K: Kernel> App<K> {
@@ -83,7 +86,7 @@ impl<K: Kernel> App<K> {
             ..Status::default()
         };
         App {
-            syncer: Syncer::new(CompileOptions { external_ips: config.external_ips }),
+            syncer: Syncer::new(CompileOptions { external_ip_cidrs: config.external_ip_cidrs.clone() }),
             config,
             kernel,
             state,
@@ -95,6 +98,7 @@ impl<K: Kernel> App<K> {
             sync_retry: Retry::default(),
             interface_retry: Retry::default(),
             snapshot: None,
+            cluster_problems: Vec::new(),
         }
     }
 
@@ -154,9 +158,15 @@ impl<K: Kernel> App<K> {
     }
 
     fn snapshot_changed(&mut self, snapshot: Arc<Snapshot>, facts: &HostFacts) {
-        let node_changed = self.node_object() != snapshot.world.node.as_ref();
+        let old = self.snapshot.as_ref().map(|s| &s.world);
+        let settings_changed = old.is_none_or(|old| {
+            old.node != snapshot.world.node || old.service_cidrs != snapshot.world.service_cidrs
+        });
+        if settings_changed || old.is_none_or(|old| !old.services.is_same(&snapshot.world.services)) {
+            self.cluster_problems = cluster::problems(&self.config, &snapshot.world);
+        }
         self.snapshot = Some(snapshot);
-        if node_changed {
+        if settings_changed {
             self.host_changed(facts);
         }
         self.sync();
@@ -185,9 +195,10 @@ impl<K: Kernel> App<K> {
         self.known_uplinks.retain(|index| facts.links.contains_key(index));
         self.managed = classify(facts, &self.config, &node_addresses, &self.known_uplinks);
         let (node4, node6) = addrs::main_addresses(&self.managed, self.node_object());
+        let world = self.snapshot.as_ref().map(|s| &*s.world);
         let result = self
             .kernel
-            .configure(&Settings::new(&self.config, node4, node6))
+            .configure(&Settings::new(&self.config, node4, node6, world))
             .and_then(|()| self.kernel.sync_interfaces(&self.managed));
         match result {
             Ok(report) => {
@@ -234,7 +245,8 @@ impl<K: Kernel> App<K> {
     }
 
     fn note(&mut self, snapshot: &Snapshot, report: &SyncReport, took: Duration, now_unix_s: u64) {
-        let mut problems: Vec<_> = snapshot.problems.iter().chain(&report.problems).collect();
+        let mut problems: Vec<_> =
+            snapshot.problems.iter().chain(&report.problems).chain(&self.cluster_problems).collect();
         problems.sort();
         problems.dedup();
         let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
@@ -332,7 +344,15 @@ async fn start_source(config: &Config) -> Result<SourceHandle, SourceError> {
         Source::Kubeconfig(file) => (Some(file.clone()), None),
         Source::ApiUrl(url) => (None, Some(url.clone())),
     };
-    kube::start(KubeSource { kubeconfig, api_url, node_name, service_proxy_name }).await
+    kube::start(KubeSource {
+        kubeconfig,
+        api_url,
+        api_server: config.api_server.clone(),
+        node_name,
+        service_proxy_name,
+        absent_pause: None,
+    })
+    .await
 }
 
 /// Wall-clock seconds since the epoch.

@@ -24,23 +24,27 @@ const BATCH: usize = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Applied {
     /// Backends written.
-    pub backends: usize,
+    pub backends: u32,
     /// Sets written.
-    pub sets: usize,
+    pub sets: u32,
     /// Frontends written.
-    pub frontends: usize,
+    pub frontends: u32,
     /// Frontends deleted.
-    pub deleted: usize,
+    pub deleted: u32,
     /// Backends freed.
-    pub freed: usize,
-    /// Ranges released (no write).
-    pub released: usize,
+    pub freed: u32,
+    /// Ranges of slots released (no write).
+    pub released: u32,
+    /// Sets of source ranges written or deleted.
+    pub ranges: u32,
 }
 
 impl Applied {
     /// Number of operations.
     pub fn total(&self) -> usize {
-        self.backends + self.sets + self.frontends + self.deleted + self.freed + self.released
+        let counts =
+            [self.backends, self.sets, self.frontends, self.deleted, self.freed, self.released, self.ranges];
+        counts.into_iter().map(|n| n as usize).sum()
     }
 
     pub(crate) fn add(&mut self, other: &Applied) {
@@ -50,6 +54,7 @@ impl Applied {
         self.deleted += other.deleted;
         self.freed += other.freed;
         self.released += other.released;
+        self.ranges += other.ranges;
     }
 }
 
@@ -101,10 +106,13 @@ pub fn apply(plan: &Plan, tables: &mut dyn LbTables, actual: &mut Actual) -> Res
 fn write(batch: &[Op], tables: &mut dyn LbTables) -> Result<(), TableError> {
     let (mut backends, mut slots, mut frontends, mut deletes) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ranges, mut old_ranges) = (Vec::new(), Vec::new());
     for op in batch {
         match op {
             Op::PutBackend { id, entry } | Op::FreeBackend { id, entry } => backends.push((*id, *entry)),
             Op::PutSlots { offset, ids } => slots.push((*offset, ids.clone())),
+            Op::PutRanges { id, networks } => ranges.push((*id, networks.clone())),
+            Op::DeleteRanges { id, networks } => old_ranges.push((*id, networks.clone())),
             Op::PutFrontend { key, svc } => frontends.push((*key, *svc)),
             Op::DeleteFrontend { key } => deletes.push(*key),
             Op::ReleaseSlots { .. } => {}
@@ -116,11 +124,17 @@ fn write(batch: &[Op], tables: &mut dyn LbTables) -> Result<(), TableError> {
     if !slots.is_empty() {
         tables.put_slots(&slots)?;
     }
+    if !ranges.is_empty() {
+        tables.put_ranges(&ranges)?;
+    }
     if !frontends.is_empty() {
         tables.put_frontends(&frontends)?;
     }
     if !deletes.is_empty() {
         tables.delete_frontends(&deletes)?;
+    }
+    if !old_ranges.is_empty() {
+        tables.delete_ranges(&old_ranges)?;
     }
     Ok(())
 }
@@ -148,6 +162,14 @@ fn note(op: &Op, actual: &mut Actual, applied: &mut Applied) {
             actual.frontends.remove(key);
             applied.deleted += 1;
         }
+        Op::PutRanges { id, networks } => {
+            actual.source_ranges.insert(*id, networks.clone());
+            applied.ranges += 1;
+        }
+        Op::DeleteRanges { id, .. } => {
+            actual.source_ranges.remove(id);
+            applied.ranges += 1;
+        }
         Op::ReleaseSlots { offset, count } => {
             actual.ranges.remove(&(*offset, *count));
             applied.released += 1;
@@ -163,5 +185,6 @@ pub(crate) fn subject(op: &Op) -> String {
         }
         Op::PutBackend { id, .. } | Op::FreeBackend { id, .. } => format!("backend {id}"),
         Op::PutSlots { offset, .. } | Op::ReleaseSlots { offset, .. } => format!("slots at {offset}"),
+        Op::PutRanges { id, .. } | Op::DeleteRanges { id, .. } => format!("source ranges {id}"),
     }
 }

@@ -3,6 +3,10 @@
 //! `RunArgs` is what the command line gives; [`RunArgs::into_config`] is the only way to a [`Config`], so a
 //! `Config` in hand is always valid. Nothing here touches the kernel or the network; the host name is passed in.
 
+mod local;
+mod node_ports;
+
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,6 +14,9 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
 use lb_common::maps;
 use serde::Serialize;
+
+pub use local::{DetectLocal, DetectLocalMode, first_of_each_family};
+pub use node_ports::NodePortAddresses;
 
 /// Where the BPF file system is mounted.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
@@ -116,19 +123,6 @@ impl Serialize for PortRange {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
-}
-
-/// Which of the node's addresses answer on nodePorts (spec P1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodePortAddresses {
-    /// Every global address of every uplink.
-    #[default]
-    Uplinks,
-    /// The addresses of the Node object.
-    Primary,
-    /// Every address of the host, except loopback, that lies in one of these networks.
-    Within(Vec<IpNet>),
 }
 
 /// Interface name patterns (globs), and their compiled form.
@@ -253,15 +247,42 @@ pub struct RunArgs {
     /// Read Services from the YAML files of this directory
     #[arg(long, group = "source", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
-    /// Addresses that answer on nodePorts: CIDRs, or `primary` [default: every global address of the uplinks]
-    #[arg(long, value_delimiter = ',', value_name = "CIDR|primary")]
+    /// URL of the API server, with the pod's service account; so that reaching it does not need a Service
+    #[arg(long, value_name = "URL")]
+    pub api_server: Option<String>,
+    /// Where the cluster says that the API is
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub kubernetes_service_host: Option<String>,
+    /// How to tell this node's pods, whose source ClusterIPs keep and who are served on the spot by external addresses
+    #[arg(long, value_enum, default_value_t)]
+    pub detect_local_mode: DetectLocalMode,
+    /// The pods' networks, the first of each family counts (for --detect-local-mode cluster-cidr)
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub cluster_cidr: Vec<IpNet>,
+    /// The pods' bridge (for --detect-local-mode bridge-interface)
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// How names of pods' interfaces begin (for --detect-local-mode interface-name-prefix)
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+    /// Masquerade every connection to a ClusterIP
+    #[arg(long)]
+    pub masquerade_all: bool,
+    /// Masquerade every connection to an external address under externalTrafficPolicy Cluster, also where the
+    /// backend is on this node or the client is one of its pods, as kube-proxy does
+    #[arg(long)]
+    pub masquerade_external: bool,
+    /// Addresses that answer on nodePorts: CIDRs, or `primary`, `all`, and `localhost` besides [default: every global
+    /// address of the uplinks]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR|primary|all|localhost")]
     pub node_port_addresses: Vec<String>,
     /// Serve Services whose label service.kubernetes.io/service-proxy-name has this value [default: unlabelled]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub service_proxy_name: String,
-    /// Program spec.externalIPs (off: whoever may create Services could catch others' traffic, CVE-2020-8554)
-    #[arg(long)]
-    pub external_ips: bool,
+    /// Program spec.externalIPs that lie in these networks [default: none, since whoever may create Services could
+    /// catch others' traffic, CVE-2020-8554]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub external_ip_cidrs: Vec<IpNet>,
     /// Ports to masquerade with when the client's own is taken
     #[arg(long, default_value = DEFAULT_SNAT_PORTS, value_name = "MIN-MAX")]
     pub snat_ports: PortRange,
@@ -297,12 +318,22 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Source of objects.
     pub source: Source,
+    /// The API server's URL, instead of what the cluster says.
+    pub api_server: Option<String>,
+    /// Address at which the cluster says that the API is, in-cluster.
+    pub kubernetes_service_host: Option<IpAddr>,
+    /// How local pods are told.
+    pub detect_local: DetectLocal,
+    /// Masquerade every connection to a ClusterIP.
+    pub masquerade_all: bool,
+    /// Masquerade as kube-proxy does under externalTrafficPolicy Cluster.
+    pub masquerade_external: bool,
     /// NodePort addresses.
     pub node_port_addresses: NodePortAddresses,
     /// Value of the service-proxy-name label; empty = absent.
     pub service_proxy_name: String,
-    /// Program spec.externalIPs.
-    pub external_ips: bool,
+    /// Networks of spec.externalIPs that are programmed.
+    pub external_ip_cidrs: Vec<IpNet>,
     /// Masquerade ports.
     pub snat_ports: PortRange,
     /// NodePort range.
@@ -340,9 +371,7 @@ impl RunArgs {
         let source = match (self.kubeconfig, self.api_url, self.manifests) {
             (None, None, None) => Source::InCluster,
             (Some(file), None, None) => Source::Kubeconfig(file),
-            (None, Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => {
-                Source::ApiUrl(url)
-            }
+            (None, Some(url), None) if is_url(&url) => Source::ApiUrl(url),
             (None, Some(url), None) => {
                 return Err(bad("--api-url", format!("`{url}` is not an http(s) URL")));
             }
@@ -354,6 +383,17 @@ impl RunArgs {
                 ));
             }
         };
+        if let Some(url) = &self.api_server {
+            if source != Source::InCluster {
+                return Err(bad(
+                    "--api-server",
+                    "is for the pod's service account: no other source may be given",
+                ));
+            }
+            if !is_url(url) {
+                return Err(bad("--api-server", format!("`{url}` is not an http(s) URL")));
+            }
+        }
         let guessed = self.pod_interfaces.is_empty();
         Ok(Config {
             node_name,
@@ -379,13 +419,29 @@ impl RunArgs {
             xdp_mode: self.xdp_mode,
             log_format: self.log_format,
             source,
-            node_port_addresses: parse_node_port_addresses(&self.node_port_addresses)?,
+            api_server: self.api_server,
+            kubernetes_service_host: self.kubernetes_service_host.and_then(|host| host.parse().ok()),
+            detect_local: DetectLocal::of(
+                self.detect_local_mode,
+                local::ModeFlags {
+                    cluster_cidr: self.cluster_cidr,
+                    bridge: self.pod_bridge_interface,
+                    prefix: self.pod_interface_name_prefix,
+                },
+            )?,
+            masquerade_all: self.masquerade_all,
+            masquerade_external: self.masquerade_external,
+            node_port_addresses: NodePortAddresses::parse(&self.node_port_addresses)?,
             service_proxy_name: self.service_proxy_name,
-            external_ips: self.external_ips,
+            external_ip_cidrs: self.external_ip_cidrs,
             snat_ports: self.snat_ports,
             nodeport_range: self.nodeport_range,
         })
     }
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }
 
 fn or_default(given: Vec<String>, default: &[&str]) -> Vec<String> {
@@ -394,22 +450,6 @@ fn or_default(given: Vec<String>, default: &[&str]) -> Vec<String> {
 
 fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.is_absolute() { Ok(()) } else { Err(bad(flag, format!("`{}` is not absolute", path.display()))) }
-}
-
-fn parse_node_port_addresses(words: &[String]) -> Result<NodePortAddresses, ConfigError> {
-    const FLAG: &str = "--node-port-addresses";
-    match words {
-        [] => Ok(NodePortAddresses::Uplinks),
-        [one] if one == "primary" => Ok(NodePortAddresses::Primary),
-        many => many
-            .iter()
-            .map(|w| match w.as_str() {
-                "primary" => Err(bad(FLAG, "`primary` cannot be combined with CIDRs")),
-                w => w.parse::<IpNet>().map_err(|_| bad(FLAG, format!("`{w}` is not a CIDR"))),
-            })
-            .collect::<Result<_, _>>()
-            .map(NodePortAddresses::Within),
-    }
 }
 
 #[cfg(test)]
@@ -432,7 +472,8 @@ mod tests {
     fn defaults_are_valid_and_printable() {
         let c = config(&["--node-name", "n1"]).expect("valid");
         assert_eq!(c.source, Source::InCluster);
-        assert_eq!(c.node_port_addresses, NodePortAddresses::Uplinks);
+        assert!(c.node_port_addresses.is_default());
+        assert_eq!(c.detect_local, DetectLocal::Interface);
         let json = serde_json::to_value(&c).expect("printable");
         assert_eq!(json["snat_ports"], "61000-65535");
         assert_eq!(json["xdp_mode"], "auto");
@@ -458,13 +499,53 @@ mod tests {
     }
 
     #[test]
-    fn node_port_addresses_are_primary_or_networks() {
-        let parse = |w: &str| config(&["--node-name", "n", "--node-port-addresses", w]);
-        assert_eq!(parse("primary").expect("valid").node_port_addresses, NodePortAddresses::Primary);
-        let within = parse("10.0.0.0/8,fd00::/8").expect("valid").node_port_addresses;
-        assert!(matches!(within, NodePortAddresses::Within(nets) if nets.len() == 2));
-        assert!(parse("primary,10.0.0.0/8").is_err());
-        assert!(parse("10.0.0.0/99").is_err());
+    fn node_port_addresses_are_words_or_networks() {
+        let parse = |w: &str| {
+            config(&["--node-name", "n", "--node-port-addresses", w]).map(|c| c.node_port_addresses)
+        };
+        let default = NodePortAddresses::default;
+        assert_eq!(parse("primary").expect("valid"), NodePortAddresses { primary: true, ..default() });
+        let both = parse("localhost,primary").expect("valid");
+        assert_eq!(both, NodePortAddresses { primary: true, localhost: true, ..default() });
+        assert_eq!(parse("all").expect("valid"), NodePortAddresses { all: true, ..default() });
+        assert_eq!(parse("10.0.0.0/8,fd00::/8,localhost").expect("valid").within.len(), 2);
+        for wrong in ["primary,10.0.0.0/8", "all,10.0.0.0/8", "10.0.0.0/99", "primry"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_way_to_detect_local_pods_needs_its_own_flag_and_refuses_the_others() {
+        let detect =
+            |flags: &[&str]| config(&[&["--node-name", "n"], flags].concat()).map(|c| c.detect_local);
+        let by_cidr = detect(&[
+            "--detect-local-mode",
+            "cluster-cidr",
+            "--cluster-cidr",
+            "10.1.2.3/16,10.9.0.0/16,fd01::/48",
+        ]);
+        let nets = ["10.1.0.0/16", "fd01::/48"].map(|n| n.parse().expect("network")).to_vec();
+        assert_eq!(by_cidr.expect("valid"), DetectLocal::ClusterCidr(nets));
+        let bridge = detect(&["--detect-local-mode", "bridge-interface", "--pod-bridge-interface", "cni0"]);
+        assert_eq!(bridge.expect("valid"), DetectLocal::BridgeInterface("cni0".into()));
+        let prefix =
+            detect(&["--detect-local-mode", "interface-name-prefix", "--pod-interface-name-prefix", "cali"]);
+        assert_eq!(prefix.expect("valid"), DetectLocal::InterfaceNamePrefix("cali".into()));
+        assert_eq!(detect(&["--detect-local-mode", "none"]).expect("valid"), DetectLocal::None);
+        assert_eq!(detect(&["--detect-local-mode", "node-cidr"]).expect("valid"), DetectLocal::NodeCidr);
+        let missing = detect(&["--detect-local-mode", "cluster-cidr"]).expect_err("missing");
+        assert_eq!(missing.flag, "--cluster-cidr");
+        let useless = detect(&["--cluster-cidr", "10.0.0.0/8"]).expect_err("useless");
+        assert_eq!(useless.flag, "--cluster-cidr");
+    }
+
+    #[test]
+    fn an_api_server_goes_with_the_service_account_only() {
+        let flags = |more: &[&'static str]| config(&[&["--node-name", "n", "--api-server"], more].concat());
+        let c = flags(&["https://192.0.2.1:6443"]).expect("valid");
+        assert_eq!((c.source, c.api_server.as_deref()), (Source::InCluster, Some("https://192.0.2.1:6443")));
+        assert_eq!(flags(&["192.0.2.1"]).expect_err("no URL").flag, "--api-server");
+        assert!(flags(&["https://192.0.2.1:6443", "--manifests", "/m"]).is_err());
     }
 
     #[test]

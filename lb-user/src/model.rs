@@ -1,24 +1,28 @@
 //! The domain model: what Fairway knows of a cluster, free of Kubernetes, kernel and I/O types.
 //!
-//! Sources (`kube/`, `sources/`) produce it, `compile/` consumes it. Ordered maps everywhere, so that the same
-//! world always compiles to the same result.
+//! Sources (`kube/`, `sources/`) produce it, `compile/` consumes it. Ordered collections everywhere, so that the
+//! same world always compiles to the same result; snapshots share what did not change ([`Objects`]).
+
+mod objects;
+
+pub use objects::{Change, Keyed, Objects};
 
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-/// Namespace and name of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Namespace and name of an object; copies share the texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name (may begin with a digit since Kubernetes 1.37).
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Key {
     /// A key from its parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Key { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -74,7 +78,7 @@ impl std::fmt::Display for Proto {
 }
 
 /// A Service that is to be programmed (sources already dropped ExternalName, headless and labelled-away ones).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub key: Key,
@@ -102,11 +106,17 @@ pub struct Service {
     pub health_check_node_port: u16,
 }
 
+impl Keyed for Service {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Name; empty for a single unnamed port.
-    pub name: String,
+    pub name: Arc<str>,
     /// Protocol.
     pub proto: Proto,
     /// Service port, host byte order.
@@ -121,7 +131,7 @@ pub struct Slice {
     /// The slice's own namespace and name.
     pub key: Key,
     /// Name of its Service (label `kubernetes.io/service-name`).
-    pub service: String,
+    pub service: Arc<str>,
     /// Address family; FQDN slices never get here.
     pub family: Family,
     /// Ports: name, protocol, number.
@@ -130,18 +140,24 @@ pub struct Slice {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Keyed for Slice {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
 /// One port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
     /// Name; matched with the Service port's name (spec M8).
-    pub name: String,
+    pub name: Arc<str>,
     /// Protocol.
     pub proto: Proto,
     /// Port, host byte order, never 0.
     pub port: u16,
 }
 
-/// One endpoint of a slice: its first address only (spec E2).
+/// One endpoint of a slice: its first address only (spec E2). There may be 100,000 of them: names are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Address.
@@ -153,11 +169,37 @@ pub struct Endpoint {
     /// Condition terminating (nil = false).
     pub terminating: bool,
     /// Node it runs on.
-    pub node_name: Option<String>,
+    pub node_name: Option<Arc<str>>,
+    /// Topology hints, if there are any.
+    pub hints: Option<Arc<Hints>>,
+}
+
+impl Endpoint {
     /// Hinted zones.
-    pub hint_zones: Vec<String>,
+    pub fn hint_zones(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
     /// Hinted nodes.
-    pub hint_nodes: Vec<String>,
+    pub fn hint_nodes(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+}
+
+/// Where an endpoint's clients should be (spec §1.3.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hints {
+    /// `hints.forZones`.
+    pub zones: Vec<String>,
+    /// `hints.forNodes`.
+    pub nodes: Vec<String>,
+}
+
+impl Hints {
+    /// Hints; `None` when both lists are empty.
+    pub fn of(zones: Vec<String>, nodes: Vec<String>) -> Option<Arc<Hints>> {
+        (!zones.is_empty() || !nodes.is_empty()).then(|| Arc::new(Hints { zones, nodes }))
+    }
 }
 
 /// What is known of the own node: the Node object joined with the host's interfaces.
@@ -169,6 +211,8 @@ pub struct NodeView {
     pub node_port_addresses: Vec<IpAddr>,
     /// Every address of the host.
     pub local_addresses: Vec<IpAddr>,
+    /// The node's main address of each family (spec Q5).
+    pub main_addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
 }
@@ -177,9 +221,9 @@ pub struct NodeView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// Services by namespace and name.
-    pub services: BTreeMap<Key, Service>,
+    pub services: Objects<Service>,
     /// Slices by namespace and name.
-    pub slices: BTreeMap<Key, Slice>,
+    pub slices: Objects<Slice>,
     /// What the own Node object says, if one was seen.
     pub node: Option<NodeObject>,
     /// Networks of all ServiceCIDR objects, sorted (spec O6).
@@ -199,6 +243,29 @@ pub struct NodeObject {
     pub pod_cidrs: Vec<IpNet>,
     /// It has a deletionTimestamp or the taint `ToBeDeletedByClusterAutoscaler` (spec H1).
     pub leaving: bool,
+}
+
+/// A ServiceCIDR object: networks that cluster IPs come from (spec O6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Name, with an empty namespace.
+    pub key: Key,
+    /// spec.cidrs that parse.
+    pub cidrs: Vec<IpNet>,
+}
+
+impl Keyed for ServiceCidr {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// The networks of several ServiceCIDR objects: sorted, each once.
+pub fn union_of<'a>(objects: impl IntoIterator<Item = &'a ServiceCidr>) -> Vec<IpNet> {
+    let mut all: Vec<IpNet> = objects.into_iter().flat_map(|object| object.cidrs.iter().copied()).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// Something that is wrong with one object; everything else keeps working.

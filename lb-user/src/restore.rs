@@ -7,7 +7,8 @@
 
 use crate::compile::keys::{BackendKey, PortKey, entry_family, entry_state};
 use crate::model::Family;
-use crate::tables::{BackendEntry, Dump, FrontendKey, Limits};
+use crate::tables::{BackendEntry, Dump, FrontendKey, Limits, SourceRanges};
+use ipnet::IpNet;
 use lb_common::backend::BACKEND_LIVE;
 use lb_common::{SetRef, Svc};
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,8 @@ pub struct Actual {
     /// Ranges of the slots array that are in use: (offset, count) → backend ids. A range leaves only by
     /// `Op::ReleaseSlots`, so that no plan overwrites what the same plan replaces.
     pub ranges: BTreeMap<(u32, u32), Vec<u32>>,
+    /// Sets of source ranges, by id. A set never changes; it leaves by `Op::DeleteRanges`.
+    pub source_ranges: BTreeMap<u32, SourceRanges>,
     /// Ids of the service ports of the last plan, by name. Empty after a restart.
     pub names: BTreeMap<PortKey, u32>,
 }
@@ -85,6 +88,7 @@ impl Actual {
             backends4: BackendTable::default(),
             backends6: BackendTable::default(),
             ranges: BTreeMap::new(),
+            source_ranges: BTreeMap::new(),
             names: BTreeMap::new(),
         }
     }
@@ -124,6 +128,14 @@ pub fn restore(dump: &Dump, limits: Limits) -> Actual {
                 actual.ranges.entry(range).or_insert_with(|| slots_of(&dump.slots, set));
             }
         }
+    }
+    let mut sets: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+    for (id, network) in &dump.ranges {
+        sets.entry(*id).or_default().push(*network);
+    }
+    for (id, mut networks) in sets {
+        networks.sort_by_key(|net| (net.addr(), net.prefix_len()));
+        actual.source_ranges.insert(id, networks.into());
     }
     actual
 }

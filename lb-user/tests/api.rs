@@ -5,6 +5,7 @@ mod api_support;
 use api_support::*;
 use apiserver::{ApiServer, Kind, Options};
 use lb_user::kube::{self, KubeSource};
+use lb_user::sources::Snapshot;
 use serde_json::json;
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -351,7 +352,72 @@ async fn objects_written_over_http_arrive() {
     snapshot_where(&source, |now| has_service(now, "web")).await;
     web.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 81;
     services.replace("web", &PostParams::default(), &web).await.unwrap();
-    snapshot_where(&source, |now| now.world.services[&key("web")].ports[0].port == 81).await;
+    snapshot_where(&source, |now| {
+        now.world.services.get(&key("web")).is_some_and(|web| web.ports[0].port == 81)
+    })
+    .await;
     services.delete("web", &DeleteParams::default()).await.unwrap();
     snapshot_where(&source, |now| !has_service(now, "web")).await;
+}
+
+#[tokio::test]
+async fn service_networks_come_and_go_at_run_time() {
+    let server = server_with_node();
+    server.apply(service_cidr("kubernetes", &["10.96.0.0/12", "fd00:10::/108"])).unwrap();
+    let source = watch_plain(&server).await;
+    let cidrs = |now: &Snapshot| now.world.service_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+    snapshot_where(&source, |now| cidrs(now) == ["10.96.0.0/12", "fd00:10::/108"]).await;
+    server.apply(service_cidr("more", &["10.200.0.0/16", "10.96.0.0/12"])).unwrap();
+    snapshot_where(&source, |now| cidrs(now) == ["10.96.0.0/12", "10.200.0.0/16", "fd00:10::/108"]).await;
+    assert!(server.delete(Kind::ServiceCidr, "", "kubernetes"));
+    snapshot_where(&source, |now| cidrs(now) == ["10.96.0.0/12", "10.200.0.0/16"]).await;
+}
+
+#[tokio::test]
+async fn an_api_without_service_cidrs_is_lived_with_and_asked_again() {
+    for (code, told) in [(404, 0), (403, 1)] {
+        let server = server_with_node();
+        server.apply(service("web", "10.96.0.1")).unwrap();
+        server.apply(service_cidr("kubernetes", &["10.96.0.0/12"])).unwrap();
+        server.fail(Kind::ServiceCidr, code);
+        let source = KubeSource {
+            api_url: Some(server.url()),
+            node_name: NODE.into(),
+            absent_pause: Some(std::time::Duration::from_millis(50)),
+            ..KubeSource::default()
+        };
+        let source = kube::start(source).await.unwrap();
+        let first = snapshot_where(&source, |_| true).await;
+        assert!(has_service(&first, "web") && first.world.service_cidrs.is_empty());
+        assert_eq!(first.problems.iter().filter(|p| p.object == "ServiceCIDR objects").count(), told);
+        until("connected", || source.status.borrow().connected).await;
+        server.heal(Kind::ServiceCidr);
+        snapshot_where(&source, |now| now.world.service_cidrs.len() == 1 && now.problems.is_empty()).await;
+        // What was known once stays when the API refuses later.
+        server.fail(Kind::ServiceCidr, code);
+        server.close_watches();
+        server.apply(service("later", "10.96.0.2")).unwrap();
+        let later = snapshot_where(&source, |now| has_service(now, "later")).await;
+        assert_eq!(later.world.service_cidrs.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_headless_label_and_the_type_external_name_withdraw_a_service_and_back() {
+    let server = server_with_node();
+    let source = watch_plain(&server).await;
+    until_watching(&server).await;
+    let plain = service("web", "10.96.0.1");
+    let mut headless = plain.clone();
+    headless["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
+    let mut named = plain.clone();
+    named["spec"]["type"] = "ExternalName".into();
+    let mut without = plain.clone();
+    without["spec"]["clusterIP"] = "None".into();
+    for other in [headless, named, without] {
+        server.apply(plain.clone()).unwrap();
+        snapshot_where(&source, |now| has_service(now, "web")).await;
+        server.apply(other).unwrap();
+        snapshot_where(&source, |now| !has_service(now, "web")).await;
+    }
 }

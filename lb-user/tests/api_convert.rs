@@ -107,6 +107,43 @@ fn o5_the_node_gives_internal_and_external_addresses_and_its_zone() {
 }
 
 #[test]
+fn o5_the_node_gives_its_pod_networks_and_whether_it_is_leaving() {
+    let node = |change: Value| {
+        let mut node = json!({"metadata": {"name": "node-a"}, "spec": {}});
+        if let (Value::Object(node), Value::Object(change)) = (&mut node, change) {
+            node.extend(change);
+        }
+        convert::node(&node)
+    };
+    let nets = |converted: &Converted<lb_user::model::NodeObject>| {
+        let nets = &converted.value.as_ref().unwrap().pod_cidrs;
+        nets.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both =
+        node(json!({"spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "x", "fd01::/64"]}}));
+    assert_eq!(
+        (nets(&both), fields(&both)),
+        (vec!["10.1.0.0/24".into(), "fd01::/64".into()], vec!["spec.podCIDRs[1]"])
+    );
+    assert_eq!(nets(&node(json!({"spec": {"podCIDR": "10.1.0.0/24"}}))), ["10.1.0.0/24"]);
+    let leaving = |converted: Converted<lb_user::model::NodeObject>| converted.value.unwrap().leaving;
+    assert!(!leaving(node(json!({"spec": {"taints": [{"key": "other", "effect": "NoSchedule"}]}}))));
+    assert!(leaving(node(json!({"spec": {"taints": [
+        {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}))));
+    assert!(leaving(node(json!({"metadata": {"name": "node-a",
+                                             "deletionTimestamp": "2026-01-02T03:04:05Z"}}))));
+}
+
+#[test]
+fn o6_a_service_cidr_gives_its_networks() {
+    let converted = convert::service_cidr(&json!({
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "nonsense", "fd00:10::/108"]}}));
+    assert_eq!(fields(&converted), ["spec.cidrs[1]"]);
+    let nets: Vec<String> = converted.value.unwrap().cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.96.0.0/12", "fd00:10::/108"]);
+}
+
+#[test]
 fn o8_fqdn_slices_are_ignored() {
     assert!(nothing(slice(json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]}))));
 }
@@ -189,11 +226,47 @@ fn m4_load_balancer_addresses_are_ips_of_mode_vip() {
 }
 
 #[test]
+fn m5_source_ranges_are_trimmed_and_canonical_and_wrong_ones_left_out() {
+    let converted = service(json!({"type": "LoadBalancer", "loadBalancerSourceRanges":
+        [" 198.51.100.7/24 ", "nonsense", "2001:db8::/32", "10.0.0.0/33", "198.51.100.0/24"]}));
+    let named: Vec<String> = [1, 3].map(|i| format!("spec.loadBalancerSourceRanges[{i}]")).to_vec();
+    assert_eq!(fields(&converted), named);
+    let ranges: Vec<String> =
+        converted.value.unwrap().source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["198.51.100.0/24", "2001:db8::/32"]);
+}
+
+#[test]
+fn m6_the_health_check_port_belongs_to_a_load_balanced_service_of_policy_local() {
+    let port = |kind: &str, policy: &str, port: i64| {
+        let converted = service(json!({"type": kind, "externalTrafficPolicy": policy,
+                                       "healthCheckNodePort": port}));
+        let problem = fields(&converted).first().map(ToString::to_string);
+        (converted.value.unwrap().health_check_node_port, problem)
+    };
+    let wrong = Some("spec.healthCheckNodePort".to_string());
+    assert_eq!(port("LoadBalancer", "Local", 32_000), (32_000, None));
+    assert_eq!(port("LoadBalancer", "Local", 0), (0, wrong.clone()));
+    assert_eq!(port("LoadBalancer", "Local", 70_000), (0, wrong));
+    assert_eq!(port("LoadBalancer", "Cluster", 32_000), (0, None));
+    assert_eq!(port("NodePort", "Local", 32_000), (0, None));
+}
+
+#[test]
+fn m7_the_external_policy_means_nothing_where_nothing_outside_comes_in() {
+    let local = |change: Value| service(change).value.unwrap().external_local;
+    let policy = "externalTrafficPolicy";
+    assert!(!local(json!({"type": "ClusterIP", policy: "Local"})));
+    assert!(local(json!({"type": "ClusterIP", policy: "Local", "externalIPs": ["198.51.100.1"]})));
+    assert!(local(json!({"type": "NodePort", policy: "Local"})));
+}
+
+#[test]
 fn m10_policies_and_affinity_have_kubernetes_defaults() {
     let plain = service(json!({})).value.unwrap();
     assert_eq!((plain.internal_local, plain.external_local, plain.affinity_timeout_s), (false, false, None));
-    let local = service(json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local",
-                               "sessionAffinity": "ClientIP"}));
+    let local = service(json!({"type": "NodePort", "internalTrafficPolicy": "Local",
+                               "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"}));
     let local = local.value.unwrap();
     assert_eq!(
         (local.internal_local, local.external_local, local.affinity_timeout_s),
@@ -218,7 +291,7 @@ fn m11_the_age_for_collisions_is_read() {
 #[test]
 fn e1_slices_without_a_service_are_ignored() {
     assert!(nothing(slice(json!({"metadata": {"namespace": "default", "name": "web-1"}}))));
-    assert_eq!(slice(json!({})).value.unwrap().service, "web");
+    assert_eq!(&*slice(json!({})).value.unwrap().service, "web");
 }
 
 #[test]
@@ -249,7 +322,7 @@ fn e3_ports_without_name_or_number_are_left_out() {
     ]}));
     assert_eq!(fields(&converted), ["ports[0].name", "ports[1].port", "ports[2].port", "ports[3].protocol"]);
     let ports = converted.value.unwrap().ports;
-    assert_eq!((ports.len(), ports[0].name.as_str(), ports[0].port), (1, "", 8080));
+    assert_eq!((ports.len(), &*ports[0].name, ports[0].port), (1, "", 8080));
 }
 
 #[test]
@@ -267,7 +340,7 @@ fn e4_missing_conditions_mean_ready_serving_and_not_terminating() {
     );
     assert_eq!(endpoints[1].node_name.as_deref(), Some("node-a"));
     assert_eq!(
-        (endpoints[1].hint_zones.as_slice(), endpoints[1].hint_nodes.as_slice()),
+        (endpoints[1].hint_zones(), endpoints[1].hint_nodes()),
         (&["z1".into()][..], &["node-a".into()][..])
     );
 }
@@ -276,7 +349,7 @@ fn e4_missing_conditions_mean_ready_serving_and_not_terminating() {
 fn names_may_begin_with_a_digit() {
     let mut object = service_json(json!({"clusterIP": "10.96.0.1"}));
     object["metadata"]["name"] = "1st".into();
-    assert_eq!(convert::service(&object, &Selection::default()).value.unwrap().key.name, "1st");
+    assert_eq!(&*convert::service(&object, &Selection::default()).value.unwrap().key.name, "1st");
 }
 
 #[test]
@@ -301,10 +374,14 @@ fn what_is_no_object_or_has_a_field_of_a_wrong_type_is_named() {
 fn every_single_mutilation_of_good_objects_is_survived() {
     let good = [
         serde_json::to_value(service_json(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
-            "ipFamilies": ["IPv4"], "externalIPs": ["198.51.100.1"], "sessionAffinity": "ClientIP",
+            "ipFamilies": ["IPv4"], "externalIPs": ["198.51.100.1"], "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
+            "loadBalancerSourceRanges": ["10.0.0.0/8"], "sessionAffinity": "ClientIP",
             "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}},
             "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}]})))
         .unwrap(),
+        json!({"metadata": {"name": "n"}, "spec": {"cidrs": ["10.96.0.0/12"], "podCIDR": "10.1.0.0/24",
+               "podCIDRs": ["10.1.0.0/24"], "taints": [{"key": "k", "effect": "NoSchedule"}]}}),
         slice_json(json!({"endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true},
             "hints": {"forZones": [{"name": "z1"}]}}]})),
     ];
@@ -318,6 +395,7 @@ fn every_single_mutilation_of_good_objects_is_survived() {
                 convert::service(&mutilated, &Selection::default());
                 convert::slice(&mutilated, &Selection::default());
                 convert::node(&mutilated);
+                convert::service_cidr(&mutilated);
                 convert::fill_defaults(&mut mutilated);
             }
         }

@@ -44,7 +44,7 @@ fn has(snapshot: &Snapshot, name: &str) -> bool {
 }
 
 fn port(snapshot: &Snapshot, name: &str) -> u16 {
-    snapshot.world.services[&Key::new("default", name)].ports[0].port
+    snapshot.world.services.get(&Key::new("default", name)).unwrap().ports[0].port
 }
 
 #[tokio::test]
@@ -64,6 +64,8 @@ async fn all_files_documents_and_lists_are_in_the_first_snapshot() {
         r#"{"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"},
              "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}},
+            {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+             "spec": {"cidrs": ["10.96.0.0/12"]}},
             {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}}]}"#,
     );
     write(dir.path(), "notes.txt", "not read");
@@ -71,13 +73,14 @@ async fn all_files_documents_and_lists_are_in_the_first_snapshot() {
     let first = snapshot_where(&source, |_| true).await;
     assert_eq!(first.problems, []);
     assert!(has(&first, "one") && has(&first, "two"));
-    let one = &first.world.services[&Key::new("default", "one")];
+    let one = first.world.services.get(&Key::new("default", "one")).unwrap();
     assert_eq!(
         one.cluster_ips,
         ["10.96.0.1".parse::<std::net::IpAddr>().unwrap(), "fd00::1".parse().unwrap()]
     );
-    assert_eq!(first.world.slices[&Key::new("default", "one-1")].ports[0].port, 8080);
+    assert_eq!(first.world.slices.get(&Key::new("default", "one-1")).unwrap().ports[0].port, 8080);
     assert_eq!(first.world.node.as_ref().unwrap().name, "node-a");
+    assert_eq!(first.world.service_cidrs, ["10.96.0.0/12".parse().unwrap()]);
     assert!(source.status.borrow().connected);
 }
 

@@ -7,6 +7,7 @@ mod large;
 mod worlds;
 
 use large::node;
+use lb_common::service::SVC_ADDRESS;
 use lb_user::apply::{Syncer, apply};
 use lb_user::compile::keys::frontend_family;
 use lb_user::compile::{BackendKey, CompileOptions, Desired, compile};
@@ -14,18 +15,21 @@ use lb_user::model::{NodeView, World};
 use lb_user::plan::{Op, diff};
 use lb_user::restore::{Actual, restore};
 use lb_user::tables::fake::{FakeTables, Faults};
-use lb_user::tables::{FrontendKey, LbTables, Limits};
+use lb_user::tables::{FrontendKey, LbTables, Limits, SourceRanges};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use worlds::{Event, events, world_of};
 
-const OPTIONS: CompileOptions = CompileOptions { external_ips: true };
-const AMPLE: Limits = Limits { services: 256, backends: 256, slots: 2048 };
+fn options() -> CompileOptions {
+    CompileOptions { external_ip_cidrs: vec!["10.9.0.0/30".parse().expect("network")] }
+}
+
+const AMPLE: Limits = Limits { services: 256, backends: 256, slots: 2048, ranges: 256 };
 /// A sync that fails more often than this does not converge.
 const TRIES: usize = 400;
 
 fn desired(world: &World, actual: &Actual) -> Desired {
-    compile(world, &node(), &actual.limits, &OPTIONS, &|key| actual.is_programmed(key)).0
+    compile(world, &node(), &actual.limits, &options(), &|key| actual.is_programmed(key)).0
 }
 
 fn faults(percent: u32, seed: u64) -> Faults {
@@ -42,8 +46,8 @@ fn converge(syncer: &mut Syncer, world: &World, node: &NodeView, tables: &mut Fa
     panic!("no complete sync in {TRIES} tries");
 }
 
-/// What a packet to each frontend meets: flags, affinity, and the two sets as addresses.
-type Seen = BTreeMap<FrontendKey, (u32, u32, Vec<Vec<BackendKey>>)>;
+/// What a packet to each frontend meets: flags, affinity, the two sets as addresses, and who may come.
+type Seen = BTreeMap<FrontendKey, (u32, u32, Vec<Vec<BackendKey>>, Option<SourceRanges>)>;
 
 fn seen(tables: &FakeTables) -> Seen {
     let actual = restore(&tables.peek(), tables.limits());
@@ -53,21 +57,32 @@ fn seen(tables: &FakeTables) -> Seen {
             |id: &u32| table.get(*id).and_then(BackendKey::of_entry).expect("a backend in every slot");
         let set = |s: &lb_common::SetRef| match s.count {
             0 => Vec::new(),
-            count => actual.ranges[&(s.offset, count)].iter().map(member).collect(),
+            count => sorted(actual.ranges[&(s.offset, count)].iter().map(member).collect()),
         };
-        (svc.flags, svc.affinity_s, svc.sets.iter().map(set).collect())
+        let ranges = (svc.ranges_id != 0).then(|| actual.source_ranges[&svc.ranges_id].clone());
+        (svc.flags, svc.affinity_s, svc.sets.iter().map(set).collect(), ranges)
     };
     actual.frontends.iter().map(|(key, svc)| (*key, view(key, svc))).collect()
 }
 
 fn wanted(desired: &Desired) -> Seen {
-    let ports = desired.ports.values();
-    ports
-        .flat_map(|port| {
+    let mut seen = Seen::new();
+    for port in desired.ports.values() {
+        for frontend in &port.frontends {
             let sets = vec![port.cluster.clone(), port.local.clone()];
-            port.frontends.iter().map(move |(key, flags)| (*key, (*flags, port.affinity_s, sets.clone())))
-        })
-        .collect()
+            seen.insert(frontend.key, (frontend.flags, port.affinity_s, sets, frontend.ranges.clone()));
+        }
+    }
+    for key in &desired.addresses {
+        seen.insert(*key, (SVC_ADDRESS, 0, vec![Vec::new(), Vec::new()], None));
+    }
+    seen
+}
+
+/// The maps hold a set in order of ids, a compiled one is in order of addresses.
+fn sorted(mut set: Vec<BackendKey>) -> Vec<BackendKey> {
+    set.sort();
+    set
 }
 
 /// The live backends in the maps are exactly the desired ones, flags included.
@@ -106,7 +121,7 @@ proptest! {
         apply(&plan, &mut tables, &mut actual).expect("no faults");
         let (once, known) = (tables.peek(), actual.clone());
         prop_assert_eq!(diff(&actual, &desired).ops, vec![]);
-        let again: Vec<Op> = plan.ops.iter().filter(|op| !matches!(op, Op::PutSlots { .. })).cloned().collect();
+        let again: Vec<Op> = plan.ops.iter().filter(|op| !matches!(op, Op::PutSlots { .. } | Op::PutRanges { .. })).cloned().collect();
         apply(&lb_user::plan::Plan { ops: again, ..plan }, &mut tables, &mut actual).expect("no faults");
         prop_assert_eq!(tables.peek(), once);
         prop_assert_eq!(actual, known);
@@ -115,7 +130,7 @@ proptest! {
     #[test]
     fn what_is_known_is_what_a_restart_would_read(rounds in prop::collection::vec(events(12), 1..6)) {
         let mut tables = FakeTables::new(AMPLE);
-        let mut syncer = Syncer::new(OPTIONS);
+        let mut syncer = Syncer::new(options());
         let mut history = Vec::new();
         for events in rounds {
             history.extend(events);
@@ -132,7 +147,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let mut tables = FakeTables::new(AMPLE);
-        let mut syncer = Syncer::new(OPTIONS);
+        let mut syncer = Syncer::new(options());
         let mut history: Vec<Event> = Vec::new();
         for (index, (events, percent, restart, hurried)) in rounds.into_iter().enumerate() {
             history.extend(events);
@@ -143,7 +158,7 @@ proptest! {
                 syncer.sync(&world, &node(), &mut tables, 1);
             }
             if restart {
-                syncer = Syncer::new(OPTIONS);
+                syncer = Syncer::new(options());
             }
             if index % 2 == 1 {
                 continue;
@@ -158,13 +173,13 @@ proptest! {
     #[test]
     fn tables_too_small_are_never_overfilled(
         rounds in prop::collection::vec(events(12), 1..8),
-        services in 1u32..24, backends in 2u32..24, slots in 4u32..96,
+        services in 1u32..24, backends in 2u32..24, slots in 4u32..96, ranges in 0u32..12,
         percent in 0u32..30, seed in any::<u64>(),
     ) {
-        let limits = Limits { services, backends, slots };
+        let limits = Limits { services, backends, slots, ranges };
         let mut tables = FakeTables::new(limits);
         tables.set_faults(faults(percent, seed));
-        let mut syncer = Syncer::new(OPTIONS);
+        let mut syncer = Syncer::new(options());
         let mut history = Vec::new();
         for events in rounds {
             history.extend(events);
@@ -181,12 +196,12 @@ proptest! {
     fn a_restart_keeps_the_ids_of_what_did_not_change(before in events(30), between in events(6)) {
         let mut tables = FakeTables::new(AMPLE);
         let mut history = before;
-        let mut syncer = Syncer::new(OPTIONS);
+        let mut syncer = Syncer::new(options());
         converge(&mut syncer, &world_of(&history), &node(), &mut tables);
         let old_world = desired(&world_of(&history), syncer.actual().expect("synced"));
         let old = syncer.actual().expect("synced").clone();
         history.extend(between);
-        let mut syncer = Syncer::new(OPTIONS);
+        let mut syncer = Syncer::new(options());
         converge(&mut syncer, &world_of(&history), &node(), &mut tables);
         let new_world = desired(&world_of(&history), syncer.actual().expect("synced"));
         let new = syncer.actual().expect("synced");
@@ -198,7 +213,7 @@ proptest! {
         }
         for (name, port) in &old_world.ports {
             if new_world.ports.get(name) == Some(port) {
-                let id = |actual: &Actual| port.frontends.keys().map(|k| actual.frontends[k]).collect::<Vec<_>>();
+                let id = |actual: &Actual| port.frontends.iter().map(|f| actual.frontends[&f.key]).collect::<Vec<_>>();
                 prop_assert_eq!(id(&old), id(new), "{} was rewritten", name);
             }
         }
@@ -207,16 +222,17 @@ proptest! {
 
 #[test]
 fn one_endpoint_of_ten_thousand_services_costs_a_handful_of_operations() {
-    let limits = Limits { services: 65_536, backends: 131_072, slots: 524_288 };
+    let limits = Limits { services: 65_536, backends: 131_072, slots: 524_288, ranges: 65_536 };
     let mut world = large::large(10_000, 10);
-    let (mut tables, mut syncer) = (FakeTables::new(limits), Syncer::new(OPTIONS));
+    let (mut tables, mut syncer) = (FakeTables::new(limits), Syncer::new(options()));
     let first = syncer.sync(&world, &node(), &mut tables, 1);
     assert_eq!((first.error, first.problems.len()), (None, 0));
-    assert_eq!((first.ops.backends, first.ops.sets, first.ops.frontends), (100_000, 10_000, 20_000));
+    assert_eq!((first.ops.backends, first.ops.sets, first.ops.frontends), (100_000, 10_000, 30_000));
     let same = syncer.sync(&world, &node(), &mut tables, 2);
     assert_eq!(same.ops.total(), 0);
-    let slice = world.slices.values_mut().nth(5_000).expect("10,000 slices");
+    let mut slice = world.slices.values().nth(5_000).expect("10,000 slices").clone();
     slice.endpoints.pop();
+    world.slices.insert(slice);
     let changed = syncer.sync(&world, &node(), &mut tables, 3);
     assert_eq!(changed.error, None);
     // A set, the two frontends that show it, the backend's end, the old range.

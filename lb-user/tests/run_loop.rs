@@ -13,7 +13,7 @@ use lb_user::model::{Key, Proto, Service, ServicePort, World};
 use lb_user::node::{Address, HostFacts, Kind, Link, Managed};
 use lb_user::sources::{Snapshot, SourceStatus};
 use lb_user::tables::fake::FakeTables;
-use lb_user::tables::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use lb_user::tables::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use lb_user::telemetry::status::{self, StateDir, Status};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 struct State {
     tables: FakeTables,
     wanted: Vec<Managed>,
+    settings: Vec<Settings>,
     refuse_dump: bool,
     sweeps: usize,
 }
@@ -33,9 +34,15 @@ struct FakeKernel(Arc<Mutex<State>>);
 
 impl FakeKernel {
     fn new() -> Self {
-        let limits = Limits { services: 64, backends: 64, slots: 256 };
+        let limits = Limits { services: 64, backends: 64, slots: 256, ranges: 64 };
         let tables = FakeTables::new(limits);
-        FakeKernel(Arc::new(Mutex::new(State { tables, wanted: vec![], refuse_dump: false, sweeps: 0 })))
+        FakeKernel(Arc::new(Mutex::new(State {
+            tables,
+            wanted: vec![],
+            settings: vec![],
+            refuse_dump: false,
+            sweeps: 0,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,6 +67,12 @@ impl LbTables for FakeKernel {
     fn put_slots(&mut self, ranges: &[(u32, Vec<u32>)]) -> Result<(), TableError> {
         self.state().tables.put_slots(ranges)
     }
+    fn put_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.state().tables.put_ranges(sets)
+    }
+    fn delete_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.state().tables.delete_ranges(sets)
+    }
     fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {
         self.state().tables.put_frontends(entries)
     }
@@ -72,7 +85,8 @@ impl LbTables for FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn configure(&mut self, _settings: &Settings) -> Result<(), KernelError> {
+    fn configure(&mut self, settings: &Settings) -> Result<(), KernelError> {
+        self.state().settings.push(settings.clone());
         Ok(())
     }
     fn sync_interfaces(&mut self, wanted: &[Managed]) -> Result<Vec<InterfaceReport>, KernelError> {
@@ -194,14 +208,14 @@ fn world(names: &[&str]) -> World {
     for (i, name) in names.iter().enumerate() {
         let key = Key::new("default", *name);
         let service = Service {
-            key: key.clone(),
+            key,
             uid: String::new(),
             created_unix_s: 0,
             cluster_ips: vec![format!("10.96.0.{}", i + 1).parse().expect("address")],
             external_ips: vec![],
             load_balancer_ips: vec![],
             ports: vec![ServicePort {
-                name: String::new(),
+                name: "".into(),
                 proto: Proto::Tcp,
                 port: 80,
                 node_port: 30_000 + i as u16,
@@ -209,8 +223,10 @@ fn world(names: &[&str]) -> World {
             internal_local: false,
             external_local: false,
             affinity_timeout_s: None,
+            source_ranges: vec![],
+            health_check_node_port: 0,
         };
-        world.services.insert(key, service);
+        world.services.insert(service);
     }
     world
 }
@@ -227,7 +243,7 @@ async fn nothing_is_written_before_the_first_complete_snapshot() {
     assert!(!agent.is_ready());
     agent.publish(1, world(&["a"]));
     until("ready", || agent.is_ready()).await;
-    assert_eq!(agent.frontends(), 2, "cluster IP and nodePort");
+    assert_eq!(agent.frontends(), 3, "cluster IP, its address, nodePort");
     agent.stop().await;
 }
 
@@ -237,7 +253,31 @@ async fn a_new_address_of_the_uplink_becomes_a_node_port_frontend() {
     agent.publish(1, world(&["a"]));
     until("ready", || agent.is_ready()).await;
     agent.host.send_replace(facts(&["192.0.2.1", "192.0.2.2"]));
-    until("a third frontend", || agent.frontends() == 3).await;
+    until("one frontend more", || agent.frontends() == 4).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn service_networks_reach_the_programs_and_are_never_taken_back_by_a_start() {
+    let agent = start(FakeKernel::new());
+    until("settings", || !agent.kernel.state().settings.is_empty()).await;
+    assert_eq!(agent.kernel.state().settings[0].service_cidrs, None, "not known yet: what is there stays");
+    let with = |networks: &[&str]| World {
+        service_cidrs: networks.iter().map(|text| text.parse().expect("network")).collect(),
+        ..world(&["a"])
+    };
+    let last = || agent.kernel.state().settings.last().and_then(|s| s.service_cidrs.clone());
+    agent.publish(1, with(&["10.96.0.0/12"]));
+    until("ready", || agent.is_ready()).await;
+    assert_eq!(last(), Some(vec!["10.96.0.0/12".parse().expect("network")]));
+    agent.publish(2, with(&["10.96.0.0/12", "10.200.0.0/16"]));
+    until("two networks", || last().is_some_and(|networks| networks.len() == 2)).await;
+    agent.publish(3, with(&["10.0.0.0/24", "10.0.2.0/24", "10.0.4.0/24", "10.0.6.0/24", "10.0.8.0/24"]));
+    until("too many are named", || {
+        let problems = agent.status().map(|s| s.problems).unwrap_or_default();
+        problems.iter().any(|p| p.object == "ServiceCIDR objects")
+    })
+    .await;
     agent.stop().await;
 }
 
@@ -266,7 +306,7 @@ async fn the_end_leaves_the_tables_and_takes_the_ready_file() {
     let (kernel, state_dir) = (agent.kernel.clone(), agent.state_dir());
     let _dir = agent.stop().await;
     assert!(!state_dir.join("ready").exists());
-    assert_eq!(kernel.state().tables.peek().frontends.len(), 4);
+    assert_eq!(kernel.state().tables.peek().frontends.len(), 6);
     let found = status::read(&state_dir);
     let last = found.status.expect("status stays");
     assert!(!found.running && !last.ready);

@@ -10,6 +10,7 @@ mod format;
 use anyhow::{Context, Result, ensure};
 use format::Statement;
 use lb_common::SetRef;
+use lb_common::service::SVC_ADDRESS;
 use lb_user::apply::Syncer;
 use lb_user::compile::keys::{entry_family, entry_state, frontend_family, frontend_text};
 use lb_user::compile::{BackendKey, CompileOptions, compile};
@@ -17,7 +18,7 @@ use lb_user::model::{NodeView, Problem, World};
 use lb_user::plan::{backend_text, diff, svc_text};
 use lb_user::restore::restore;
 use lb_user::tables::fake::{FakeTables, Faults};
-use lb_user::tables::{Dump, LbTables, Limits};
+use lb_user::tables::{Dump, LbTables};
 use std::path::{Path, PathBuf};
 
 /// A sync that fails more often than this does not converge.
@@ -41,8 +42,8 @@ impl Run {
         Run {
             world: World::default(),
             node: NodeView { name: "n1".to_string(), ..NodeView::default() },
-            options,
-            tables: FakeTables::new(Limits { services: 64, backends: 64, slots: 256 }),
+            options: options.clone(),
+            tables: FakeTables::new(format::LIMITS),
             syncer: Syncer::new(options),
             percent,
             seed,
@@ -73,13 +74,13 @@ impl Run {
     fn execute(&mut self, statement: &Statement) -> Result<Option<String>> {
         match statement {
             Statement::Limits(limits) => self.tables = FakeTables::new(*limits),
-            Statement::ExternalIps => {
-                self.options.external_ips = true;
-                self.syncer = Syncer::new(self.options);
+            Statement::ExternalIpCidrs(cidrs) => {
+                self.options.external_ip_cidrs = cidrs.clone();
+                self.syncer = Syncer::new(self.options.clone());
             }
             Statement::Node(node) => self.node = node.clone(),
-            Statement::Service(s) => drop(self.world.services.insert(s.key.clone(), s.clone())),
-            Statement::Slice(s) => drop(self.world.slices.insert(s.key.clone(), s.clone())),
+            Statement::Service(s) => drop(self.world.services.insert(s.clone())),
+            Statement::Slice(s) => drop(self.world.slices.insert(s.clone())),
             Statement::DeleteService(key) => {
                 drop(self.world.services.remove(key).context("no such service")?)
             }
@@ -90,7 +91,7 @@ impl Run {
                 let report = self.syncer.sync(&self.world, &self.node, &mut self.tables, 1);
                 ensure!(report.error.is_some(), "every call failed, and yet the sync did not");
             }
-            Statement::Restart => self.syncer = Syncer::new(self.options),
+            Statement::Restart => self.syncer = Syncer::new(self.options.clone()),
             Statement::Expect { what, .. } => {
                 return Ok(Some(match what.as_str() {
                     "plan" => self.plan.clone(),
@@ -112,6 +113,10 @@ impl Run {
 fn text_of(dump: &Dump) -> String {
     let mut lines = Vec::new();
     for (key, svc) in &dump.frontends {
+        if svc.flags & SVC_ADDRESS != 0 {
+            lines.push(format!("{} {}\n", frontend_text(key), svc_text(svc)));
+            continue;
+        }
         let family = frontend_family(key);
         let name = |id: &u32| {
             let mut found = dump.backends.iter().filter(|(i, e)| i == id && entry_family(e) == family);
@@ -125,7 +130,15 @@ fn text_of(dump: &Dump) -> String {
         let head = svc_text(svc);
         let head = head.split(" cluster=").next().unwrap_or_default();
         let (cluster, local) = (members(svc.sets[0]), members(svc.sets[1]));
-        lines.push(format!("{} {head} cluster=[{cluster}] local=[{local}]\n", frontend_text(key)));
+        let ranges: Vec<String> = dump
+            .ranges
+            .iter()
+            .filter(|(id, _)| *id == svc.ranges_id)
+            .map(|(_, network)| network.to_string())
+            .collect();
+        let from = if svc.ranges_id == 0 { String::new() } else { format!(" from=[{}]", ranges.join(" ")) };
+        let head = head.split(" ranges=").next().unwrap_or_default();
+        lines.push(format!("{} {head}{from} cluster=[{cluster}] local=[{local}]\n", frontend_text(key)));
     }
     let mut backends: Vec<_> = dump.backends.iter().collect();
     backends.sort_by_key(|(id, e)| (entry_family(e), *id));
@@ -216,4 +229,9 @@ scripts! {
     capacity_overflow_and_recovery = "capacity-overflow-and-recovery";
     two_protocols_one_port = "two-protocols-one-port";
     full_replacement = "full-replacement";
+    source_ranges = "source-ranges";
+    source_ranges_capacity = "source-ranges-capacity";
+    external_ips = "external-ips";
+    addresses_collide = "addresses-collide";
+    service_addresses = "service-addresses";
 }

@@ -11,7 +11,7 @@ use lb_user::plan::Step;
 use lb_user::tables::fake::{FakeTables, Faults};
 use lb_user::tables::{LbTables, Limits, TableError};
 
-const LIMITS: Limits = Limits { services: 64, backends: 64, slots: 256 };
+const LIMITS: Limits = Limits { services: 64, backends: 64, slots: 256, ranges: 64 };
 
 fn synced(services: u32) -> (World, FakeTables, Syncer) {
     let world = large(services, 2);
@@ -48,12 +48,13 @@ fn a_full_frontend_map_names_its_services_and_still_lets_others_go() {
     tables.set_faults(Faults::Full);
     let report = syncer.sync(&next, &node(), &mut tables, 2);
     assert_eq!(report.error.map(|e| e.step), Some(Step::Frontends));
-    assert_eq!(report.ops.deleted, 2, "ClusterIP and NodePort of the Service that goes");
-    assert!(report.problems.iter().all(|p| p.object == "Service ns/s00002"), "{:?}", report.problems);
+    assert_eq!(report.ops.deleted, 3, "ClusterIP, its address and NodePort of the Service that goes");
+    let named: Vec<&str> = report.problems.iter().map(|p| p.object.as_str()).collect();
+    assert_eq!(named, ["Service ns/s00002", "Service ns/s00002", "frontend 10.96.0.2"]);
     tables.set_faults(Faults::None);
     let report = syncer.sync(&next, &node(), &mut tables, 3);
     assert_eq!((report.error, report.problems.len()), (None, 0));
-    assert_eq!(tables.peek().frontends.len(), 4);
+    assert_eq!(tables.peek().frontends.len(), 6);
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn nothing_is_published_or_freed_after_a_step_failed() {
         assert_eq!(names, order[..failing]);
         tables.set_faults(Faults::None);
         assert_eq!(syncer.sync(&next, &node(), &mut tables, 3).error, None);
-        assert_eq!(tables.peek().frontends.len(), 4);
+        assert_eq!(tables.peek().frontends.len(), 6);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The real kernel: [`Datapath`] behind the agent's [`Kernel`] trait.
 
+use lb_common::config::IFACE_LOCAL_PODS;
 use lb_common::maps::progs;
 use tracing::info;
 
@@ -73,7 +74,7 @@ fn wanted(m: &Managed) -> WantedInterface {
         addr6: m.addr6,
         mac: m.mac,
         // XDP never redirects to another device: tc does, on every device.
-        flags: 0,
+        flags: if m.local_pods { IFACE_LOCAL_PODS } else { 0 },
     }
 }
 
@@ -111,6 +112,9 @@ impl Kernel for RealKernel {
             node6: settings.node6,
             snat_ports: settings.snat_ports.min..=settings.snat_ports.max,
             node_ports: settings.nodeport_range.min..=settings.nodeport_range.max,
+            flags: settings.flags,
+            service_cidrs: settings.service_cidrs.clone(),
+            local_cidrs: settings.local_cidrs.clone(),
         };
         self.datapath.set_config(&config).map(|_| ()).map_err(failed)
     }

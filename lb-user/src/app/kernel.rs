@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
+use super::cluster;
 use crate::config::{Config, PortRange};
+use crate::model::World;
 use crate::node::Managed;
 use crate::tables::LbTables;
 use crate::telemetry::status::InterfaceStatus;
@@ -23,11 +27,22 @@ pub struct Settings {
     pub snat_ports: PortRange,
     /// NodePort range.
     pub nodeport_range: PortRange,
+    /// `CONFIG_*` flags.
+    pub flags: u32,
+    /// Service networks; `None` while the cluster is not known: what the programs know stays.
+    pub service_cidrs: Option<Vec<IpNet>>,
+    /// Sources that are local pods, at most one network of each family; `None` as above.
+    pub local_cidrs: Option<Vec<IpNet>>,
 }
 
 impl Settings {
-    /// From the configuration and the node's main addresses.
-    pub fn new(config: &Config, node4: Option<IpAddr>, node6: Option<IpAddr>) -> Settings {
+    /// From the configuration, the node's main addresses and, once it is known, the world.
+    pub fn new(
+        config: &Config,
+        node4: Option<IpAddr>,
+        node6: Option<IpAddr>,
+        world: Option<&World>,
+    ) -> Settings {
         Settings {
             node4: node4.and_then(|ip| match ip {
                 IpAddr::V4(a) => Some(a),
@@ -39,6 +54,9 @@ impl Settings {
             }),
             snat_ports: config.snat_ports,
             nodeport_range: config.nodeport_range,
+            flags: cluster::flags(config),
+            service_cidrs: world.map(cluster::service_cidrs),
+            local_cidrs: cluster::local_cidrs(config, world),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::backend::{BACKEND_LIVE, BACKEND_LOCAL, BACKEND_SERVING};
 use lb_common::service::{
-    SET_CLUSTER, SET_LOCAL, SVC_HAS_ANY, SVC_KIND_CLUSTER_IP, SVC_KIND_LOAD_BALANCER, SVC_KIND_MASK,
-    SVC_KIND_NODE_PORT, SVC_POLICY_LOCAL, SetRef, Svc,
+    SET_CLUSTER, SET_LOCAL, SVC_ADDRESS, SVC_HAS_ANY, SVC_KIND_CLUSTER_IP, SVC_KIND_LOAD_BALANCER,
+    SVC_KIND_MASK, SVC_KIND_NODE_PORT, SVC_POLICY_LOCAL, SetRef, Svc,
 };
 use serde::Serialize;
 
@@ -53,6 +53,8 @@ pub struct FrontendView {
     pub affinity_s: u32,
     /// Some endpoint anywhere is usable.
     pub has_any: bool,
+    /// Who may use it; `None` = everybody.
+    pub source_ranges: Option<Vec<String>>,
     /// Backends of both sets.
     pub backends: Vec<BackendView>,
 }
@@ -86,7 +88,11 @@ pub fn view(dump: &Dump, names: &FrontendNames, name: Option<&str>) -> ServicesV
     let mut frontends: Vec<FrontendView> = dump
         .frontends
         .iter()
-        .map(|(key, svc)| frontend(key, svc, &dump.slots, &backends, names))
+        .filter(|(_, svc)| svc.flags & SVC_ADDRESS == 0)
+        .map(|(key, svc)| FrontendView {
+            source_ranges: source_ranges(svc, dump),
+            ..frontend(key, svc, &dump.slots, &backends, names)
+        })
         .filter(|f| name.is_none_or(|wanted| f.is_called(wanted)))
         .collect();
     frontends.sort_by(|a, b| {
@@ -141,8 +147,15 @@ fn frontend(
         policy: if svc.flags & SVC_POLICY_LOCAL != 0 { "Local" } else { "Cluster" },
         affinity_s: svc.affinity_s,
         has_any: svc.flags & SVC_HAS_ANY != 0,
+        source_ranges: None,
         backends: backends_of(svc, Family::of(&addr), slots, backends),
     }
+}
+
+/// The networks of a frontend's set of source ranges; an empty list lets nobody in.
+fn source_ranges(svc: &Svc, dump: &Dump) -> Option<Vec<String>> {
+    let own = dump.ranges.iter().filter(|(id, _)| *id == svc.ranges_id);
+    (svc.ranges_id != 0).then(|| own.map(|(_, network)| network.to_string()).collect())
 }
 
 fn backends_of(
@@ -212,14 +225,12 @@ impl Show for ServicesView {
                 .collect();
             let backends = if backends.is_empty() { "none".to_owned() } else { backends.join("\n") };
             let service = f.service.clone().unwrap_or_else(|| format!("#{}", f.svc_id));
-            t.add_row([
-                service,
-                f.kind.into(),
-                f.proto.clone(),
-                f.address.clone(),
-                f.policy.into(),
-                backends,
-            ]);
+            let policy = match &f.source_ranges {
+                None => f.policy.to_owned(),
+                Some(ranges) if ranges.is_empty() => format!("{}\nfrom nowhere", f.policy),
+                Some(ranges) => format!("{}\nfrom {}", f.policy, ranges.join("\nfrom ")),
+            };
+            t.add_row([service, f.kind.into(), f.proto.clone(), f.address.clone(), policy, backends]);
         }
         lines(&t)
     }
@@ -260,6 +271,7 @@ mod tests {
                 (2, backend(3, BACKEND_LIVE | BACKEND_LOCAL)),
             ],
             slots: vec![0, 0, 1, 1, 2],
+            ranges: Vec::new(),
         }
     }
 
@@ -308,6 +320,21 @@ mod tests {
         let v = view(&d, &names(), None);
         let f = v.frontends.iter().find(|f| f.kind == "ClusterIP").expect("cluster IP");
         assert!(f.backends.iter().all(|b| b.state == "missing" && b.slots_local == 0));
+    }
+
+    #[test]
+    fn source_ranges_show_and_addresses_do_not() {
+        let mut d = dump();
+        d.frontends[0].1.ranges_id = 4;
+        d.frontends[1].1.flags = SVC_ADDRESS;
+        d.ranges =
+            vec![(4, "192.0.2.0/24".parse().expect("network")), (5, "10.0.0.0/8".parse().expect("network"))];
+        let v = view(&d, &names(), None);
+        assert_eq!(v.frontends.len(), 1);
+        assert_eq!(v.frontends[0].source_ranges.as_deref(), Some(&["192.0.2.0/24".to_owned()][..]));
+        assert!(v.text().contains("from 192.0.2.0/24"), "{}", v.text());
+        d.ranges.clear();
+        assert!(view(&d, &names(), None).text().contains("from nowhere"));
     }
 
     #[test]

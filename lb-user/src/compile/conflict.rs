@@ -1,55 +1,70 @@
 //! One owner per address, port and protocol (spec M11).
 //!
-//! A ClusterIP beats every other kind (spec §1.10 step 1), so nobody captures one by an external IP; otherwise
-//! the oldest Service wins, then the first by namespace and name. The loser keeps its other frontends, gets a
-//! problem, and has the address back as soon as the winner goes: every compile decides anew.
+//! The kind decides first, in the order of spec §1.10 step 1: nobody captures a ClusterIP by a VIP, nor a VIP by
+//! an external IP, and a VIP that is a node address wins over a NodePort of its number. Then the oldest Service
+//! wins, then the first by namespace and name. The loser keeps its other frontends, gets a problem, and has the
+//! address back as soon as the winner goes.
 
-use super::frontends::Candidate;
-use super::keys::frontend_text;
+use super::frontends::{Candidate, Claim};
+use super::keys::{PortKey, frontend_text};
 use crate::model::Problem;
 use crate::tables::FrontendKey;
 use lb_common::service::{SVC_KIND_CLUSTER_IP, SVC_KIND_EXTERNAL_IP, SVC_KIND_LOAD_BALANCER};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Leaves every frontend with one owner.
-pub(super) fn resolve(candidates: &mut [Candidate], problems: &mut Vec<Problem>) {
-    let mut owners: HashMap<FrontendKey, usize> = HashMap::new();
-    for index in 0..candidates.len() {
-        for (key, kind) in candidates[index].frontends.clone() {
-            let (winner, loser) = match owners.entry(key) {
-                Entry::Vacant(free) => {
-                    free.insert(index);
-                    continue;
-                }
-                Entry::Occupied(mut held) => {
-                    let other = *held.get();
-                    let other_kind = candidates[other].frontends[&key];
-                    if rank(&candidates[index], kind) < rank(&candidates[other], other_kind) {
-                        held.insert(index);
-                        (index, other)
-                    } else {
-                        (other, index)
-                    }
-                }
-            };
-            let lost_kind = candidates[loser].frontends.remove(&key).unwrap_or(kind);
-            problems.push(Problem {
-                object: format!("Service {}", candidates[loser].key.service),
-                field: field_of(lost_kind).to_string(),
-                message: format!(
-                    "{} belongs to Service {}, which comes first",
-                    frontend_text(&key),
-                    candidates[winner].key.service
-                ),
-            });
-        }
-    }
+/// How strong a claim is; the smallest wins. No two claims on a frontend are equal: a service port claims it once.
+pub(super) type Rank<'a> = (u8, i64, &'a PortKey);
+
+/// The rank of a claim.
+pub(super) fn rank<'a>(candidate: &'a Candidate, claim: &Claim) -> Rank<'a> {
+    let kind = match claim.kind {
+        SVC_KIND_CLUSTER_IP => 0,
+        SVC_KIND_LOAD_BALANCER => 1,
+        SVC_KIND_EXTERNAL_IP => 2,
+        _ => 3,
+    };
+    (kind, candidate.created_unix_s, &candidate.key)
 }
 
-/// Smaller wins.
-fn rank(c: &Candidate, kind: u32) -> (bool, i64, &super::PortKey) {
-    (kind != SVC_KIND_CLUSTER_IP, c.created_unix_s, &c.key)
+/// Who owns each frontend that anybody claims.
+pub(super) fn owners<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> HashMap<FrontendKey, Rank<'a>> {
+    let mut owners: HashMap<FrontendKey, Rank<'a>> = HashMap::new();
+    for candidate in candidates {
+        for claim in &candidate.claims {
+            let rank = rank(candidate, claim);
+            match owners.entry(claim.key) {
+                Entry::Vacant(free) => drop(free.insert(rank)),
+                Entry::Occupied(mut held) if rank < *held.get() => drop(held.insert(rank)),
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+    owners
+}
+
+/// The claims that a candidate is granted; a problem for each of the others. `owner` gives a frontend's owner.
+pub(super) fn granted<'a>(
+    candidate: &'a Candidate,
+    owner: impl Fn(&FrontendKey) -> Option<&'a PortKey>,
+    problems: &mut Vec<Problem>,
+) -> Vec<&'a Claim> {
+    let mut granted = Vec::with_capacity(candidate.claims.len());
+    for claim in &candidate.claims {
+        match owner(&claim.key).filter(|owner| **owner != candidate.key) {
+            None => granted.push(claim),
+            Some(owner) => problems.push(Problem {
+                object: format!("Service {}", candidate.key.service),
+                field: field_of(claim.kind).to_string(),
+                message: format!(
+                    "{} belongs to Service {}, which comes first",
+                    frontend_text(&claim.key),
+                    owner.service
+                ),
+            }),
+        }
+    }
+    granted
 }
 
 fn field_of(kind: u32) -> &'static str {

@@ -1,24 +1,31 @@
 //! Slices merged into the endpoints of a service port (spec §1.3: E1–E8, M8).
 
+use super::Context;
 use super::keys::{BackendKey, PortKey};
-use crate::model::{Endpoint, Family, Key, NodeView, Problem, Slice, World};
+use crate::model::{Endpoint, Family, Key, Problem, Slice, World};
 use lb_common::backend::{BACKEND_LIVE, BACKEND_LOCAL, BACKEND_SERVING};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Slices by the Service they belong to, each list in order of slice name.
-pub(super) fn index(world: &World) -> HashMap<Key, Vec<&Slice>> {
-    let mut by_service: HashMap<Key, Vec<&Slice>> = HashMap::new();
-    for slice in world.slices.values() {
-        let service = Key::new(slice.key.namespace.clone(), slice.service.clone());
-        by_service.entry(service).or_default().push(slice);
+pub(super) fn index(world: &World) -> HashMap<Key, Vec<Arc<Slice>>> {
+    let mut by_service: HashMap<Key, Vec<Arc<Slice>>> = HashMap::new();
+    for slice in world.slices.iter() {
+        by_service.entry(service_of(slice)).or_default().push(Arc::clone(slice));
     }
     by_service
+}
+
+/// The Service a slice belongs to.
+pub(super) fn service_of(slice: &Slice) -> Key {
+    Key { namespace: slice.key.namespace.clone(), name: slice.service.clone() }
 }
 
 /// An endpoint of a service port after duplicates are merged.
 #[derive(Clone, Debug)]
 pub(super) struct Merged<'a> {
+    /// Address, port, protocol.
+    pub key: BackendKey,
     /// The endpoint that stands for this address and port.
     pub endpoint: &'a Endpoint,
     /// It runs on this node by its node name (spec E5).
@@ -27,16 +34,14 @@ pub(super) struct Merged<'a> {
     pub flags: u8,
 }
 
-/// The endpoints of one service port, in order.
+/// The endpoints of one service port, in order of address; `slices` are those of its Service.
 pub(super) fn merge<'a>(
-    index: &HashMap<Key, Vec<&'a Slice>>,
+    slices: &'a [Arc<Slice>],
     port: &PortKey,
-    node: &NodeView,
+    context: &Context<'_>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<BackendKey, Merged<'a>> {
-    let own_addresses: HashSet<&IpAddr> = node.local_addresses.iter().collect();
-    let mut merged: BTreeMap<BackendKey, Merged<'a>> = BTreeMap::new();
-    let slices = index.get(&port.service).map(Vec::as_slice).unwrap_or_default();
+) -> Vec<Merged<'a>> {
+    let mut listed: Vec<Merged<'a>> = Vec::new();
     for slice in slices.iter().filter(|s| s.family == port.family) {
         for target in slice.ports.iter().filter(|p| p.name == port.port && p.proto == port.proto) {
             for endpoint in &slice.endpoints {
@@ -45,32 +50,43 @@ pub(super) fn merge<'a>(
                     problems.push(Problem { object, field: "endpoints.addresses".to_string(), message });
                     continue;
                 }
-                let local =
-                    !node.name.is_empty() && endpoint.node_name.as_deref() == Some(node.name.as_str());
-                let mut flags = BACKEND_LIVE;
-                if endpoint.serving || endpoint.ready {
-                    flags |= BACKEND_SERVING;
-                }
-                if local || own_addresses.contains(&endpoint.addr) {
-                    flags |= BACKEND_LOCAL;
-                }
                 let key = BackendKey { addr: endpoint.addr, port: target.port, proto: port.proto };
-                let here = Merged { endpoint, local, flags };
-                merged
-                    .entry(key)
-                    .and_modify(|seen| {
-                        // E6: a later duplicate replaces an earlier one only if the later is local.
-                        let flags = seen.flags | flags;
-                        if local {
-                            *seen = here.clone();
-                        }
-                        seen.flags = flags;
-                    })
-                    .or_insert(here);
+                listed.push(context.judge(key, endpoint));
             }
         }
     }
+    // Stable: equal addresses stay in the order of slices and endpoints.
+    listed.sort_by_key(|e| e.key);
+    let mut merged: Vec<Merged<'a>> = Vec::with_capacity(listed.len());
+    for later in listed {
+        match merged.last_mut().filter(|earlier| earlier.key == later.key) {
+            // E6: a later duplicate replaces an earlier one only if the later is local.
+            Some(earlier) => {
+                let flags = earlier.flags | later.flags;
+                if later.local {
+                    *earlier = later;
+                }
+                earlier.flags = flags;
+            }
+            None => merged.push(later),
+        }
+    }
     merged
+}
+
+impl Context<'_> {
+    fn judge<'a>(&self, key: BackendKey, endpoint: &'a Endpoint) -> Merged<'a> {
+        let own_name = self.node.name.as_str();
+        let local = !own_name.is_empty() && endpoint.node_name.as_deref() == Some(own_name);
+        let mut flags = BACKEND_LIVE;
+        if endpoint.serving || endpoint.ready {
+            flags |= BACKEND_SERVING;
+        }
+        if local || self.own_addresses.contains(&endpoint.addr) {
+            flags |= BACKEND_LOCAL;
+        }
+        Merged { key, endpoint, local, flags }
+    }
 }
 
 fn refusal(endpoint: &Endpoint, family: Family) -> Option<String> {

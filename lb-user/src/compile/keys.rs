@@ -4,6 +4,7 @@ use crate::model::{Family, Key, Proto};
 use crate::tables::{BackendEntry, FrontendKey};
 use lb_common::{A4, A6, Backend, SvcKey};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// A service port in one family: the unit of programming (spec M1, M2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,7 +12,7 @@ pub struct PortKey {
     /// The Service.
     pub service: Key,
     /// Port name; empty for a single unnamed port.
-    pub port: String,
+    pub port: Arc<str>,
     /// Protocol.
     pub proto: Proto,
     /// Address family.
@@ -84,6 +85,14 @@ pub fn frontend_key(addr: IpAddr, port: u16, proto: Proto) -> FrontendKey {
     }
 }
 
+/// Key of the entry that says that an address is an active ClusterIP (`SVC_ADDRESS`).
+pub fn address_key(addr: IpAddr) -> FrontendKey {
+    match addr {
+        IpAddr::V4(a) => FrontendKey::V4(SvcKey { addr: A4::from(a), port_be: 0, proto: 0, pad: 0 }),
+        IpAddr::V6(a) => FrontendKey::V6(SvcKey { addr: A6::from(a), port_be: 0, proto: 0, pad: 0 }),
+    }
+}
+
 /// Family of a frontend.
 pub fn frontend_family(key: &FrontendKey) -> Family {
     match key {
@@ -92,7 +101,7 @@ pub fn frontend_family(key: &FrontendKey) -> Family {
     }
 }
 
-/// A frontend in words: `10.0.0.1:80/TCP`.
+/// A frontend in words: `10.0.0.1:80/TCP`, or the address alone where the key is one.
 pub fn frontend_text(key: &FrontendKey) -> String {
     let (addr, port_be, proto) = match key {
         FrontendKey::V4(k) => (IpAddr::V4(Ipv4Addr::from(k.addr)), k.port_be, k.proto),
@@ -100,6 +109,7 @@ pub fn frontend_text(key: &FrontendKey) -> String {
     };
     let socket = std::net::SocketAddr::new(addr, u16::from_be(port_be));
     match proto_of(proto) {
+        None if proto == 0 && port_be == 0 => addr.to_string(),
         Some(p) => format!("{socket}/{p}"),
         None => format!("{socket}/{proto}"),
     }

@@ -2,8 +2,8 @@
 //!
 //! Input: the world, this node, the maps' capacities, options, and which frontends are programmed already (for
 //! stability when capacity runs out). Output: [`Desired`] and the problems found, each naming its object.
-//! The steps, one file each: `frontends` (service ports and the addresses they answer on), `conflict` (one
-//! owner per address), `endpoints` (slices merged), `policy` (which endpoints are used), `capacity`.
+//! The steps, one file each: `frontends` (service ports and the addresses they claim), `conflict` (one owner per
+//! address), `endpoints` (slices merged), `policy` (which endpoints are used), `capacity`.
 //! Knows nothing of ids, ranges, the kernel, time or randomness.
 
 mod capacity;
@@ -12,20 +12,28 @@ mod endpoints;
 mod frontends;
 pub mod keys;
 mod policy;
+mod ranges;
 
-pub use capacity::{backend_budget, slot_budget};
+pub use capacity::{backend_budget, range_budget, slot_budget};
 pub use keys::{BackendKey, PortKey};
+pub use ranges::SourceRanges;
 
-use crate::model::{NodeView, Problem, World};
+use crate::model::{NodeView, Problem, Slice, World};
 use crate::tables::{FrontendKey, Limits};
+use capacity::Wanted;
+use frontends::Candidate;
+use ipnet::IpNet;
 use lb_common::service::{SVC_HAS_ANY, SVC_KIND_CLUSTER_IP, SVC_POLICY_LOCAL};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Choices of the administrator that change what is programmed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// Program `spec.externalIPs` (off by default: CVE-2020-8554).
-    pub external_ips: bool,
+    /// `spec.externalIPs` are programmed if they lie in one of these (CVE-2020-8554: whoever may create Services
+    /// could catch others' traffic). Empty: none are.
+    pub external_ip_cidrs: Vec<IpNet>,
 }
 
 /// What the maps shall hold.
@@ -36,19 +44,45 @@ pub struct Desired {
     /// Every backend that a slice of a programmed service port lists, with its `BACKEND_*` flags. An unready one
     /// is here, and so keeps its flows, but in no set.
     pub backends: BTreeMap<BackendKey, u8>,
+    /// Active ClusterIPs, of which ports that are no frontend are rejected (spec R5), as `SVC_ADDRESS` entries.
+    pub addresses: BTreeSet<FrontendKey>,
 }
 
 /// One service port of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPort {
-    /// Where it answers, with the `SVC_*` flags of each frontend.
-    pub frontends: BTreeMap<FrontendKey, u32>,
+    /// Where it answers, sorted by key.
+    pub frontends: Vec<DesiredFrontend>,
     /// ClientIP affinity timeout in seconds; 0 = none.
     pub affinity_s: u32,
-    /// The cluster set, in order.
+    /// The cluster set, in order of address.
     pub cluster: Vec<BackendKey>,
-    /// The node-local set, in order.
+    /// The node-local set, in order of address.
     pub local: Vec<BackendKey>,
+}
+
+/// One address of a service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredFrontend {
+    /// Address, port, protocol.
+    pub key: FrontendKey,
+    /// `SVC_*` flags.
+    pub flags: u32,
+    /// Who may use it (load-balancer VIPs only); `None` = everybody.
+    pub ranges: Option<SourceRanges>,
+}
+
+/// What is the same for all Services.
+struct Context<'a> {
+    node: &'a NodeView,
+    own_addresses: HashSet<IpAddr>,
+    options: &'a CompileOptions,
+}
+
+impl<'a> Context<'a> {
+    fn new(node: &'a NodeView, options: &'a CompileOptions) -> Self {
+        Context { node, own_addresses: node.local_addresses.iter().copied().collect(), options }
+    }
 }
 
 /// Compiles a world. `programmed` tells whether a frontend is in the maps now: service ports that are programmed
@@ -60,34 +94,56 @@ pub fn compile(
     options: &CompileOptions,
     programmed: &dyn Fn(&FrontendKey) -> bool,
 ) -> (Desired, Vec<Problem>) {
+    let context = Context::new(node, options);
     let mut problems = Vec::new();
-    let mut candidates = frontends::candidates(world, node, options, &mut problems);
-    conflict::resolve(&mut candidates, &mut problems);
+    let services = world.services.values();
+    let candidates: Vec<Candidate> =
+        services.flat_map(|service| frontends::candidates(service, &context, &mut problems)).collect();
+    let owners = conflict::owners(candidates.iter());
+    let owner = |key: &FrontendKey| owners.get(key).map(|rank| rank.2);
     let index = endpoints::index(world);
-    let compiled = candidates
-        .into_iter()
-        .filter(|c| !c.frontends.is_empty())
-        .map(|candidate| {
-            let merged = endpoints::merge(&index, &candidate.key, node, &mut problems);
-            let sets = policy::categorize(&merged, &candidate, node);
-            let common = if sets.has_any { SVC_HAS_ANY } else { 0 };
-            let frontends = candidate.frontends.iter().map(|(key, kind)| {
-                let internal = *kind == SVC_KIND_CLUSTER_IP;
-                let local = if internal { candidate.internal_local } else { candidate.external_local };
-                (*key, kind | common | if local { SVC_POLICY_LOCAL } else { 0 })
-            });
-            let port = DesiredPort {
-                frontends: frontends.collect(),
-                affinity_s: candidate.affinity_s,
-                cluster: sets.cluster,
-                local: sets.local,
-            };
-            let backends = merged.iter().map(|(key, e)| (*key, e.flags)).collect();
-            capacity::Wanted { key: candidate.key, created_unix_s: candidate.created_unix_s, port, backends }
-        })
-        .collect();
-    let desired = capacity::admit(compiled, limits, programmed, &mut problems);
+    let wanted = candidates.iter().filter_map(|candidate| {
+        let slices = index.get(&candidate.key.service).map(Vec::as_slice).unwrap_or_default();
+        build(candidate, owner, slices, &context, &mut problems)
+    });
+    let wanted = wanted.collect();
+    let desired = capacity::admit(wanted, limits, programmed, &mut problems);
     problems.sort();
     problems.dedup();
     (desired, problems)
+}
+
+/// A service port with everything decided but capacity; `None` when others own all its addresses.
+fn build<'a>(
+    candidate: &'a Candidate,
+    owner: impl Fn(&FrontendKey) -> Option<&'a PortKey>,
+    slices: &[Arc<Slice>],
+    context: &Context<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Wanted> {
+    let claims = conflict::granted(candidate, owner, problems);
+    if claims.is_empty() {
+        return None;
+    }
+    let merged = endpoints::merge(slices, &candidate.key, context, problems);
+    let sets = policy::categorize(&merged, candidate, context.node);
+    let common = if sets.has_any { SVC_HAS_ANY } else { 0 };
+    let frontends = claims.into_iter().map(|claim| {
+        let internal = claim.kind == SVC_KIND_CLUSTER_IP;
+        let local = if internal { candidate.internal_local } else { candidate.external_local };
+        let flags = claim.kind | common | if local { SVC_POLICY_LOCAL } else { 0 };
+        DesiredFrontend { key: claim.key, flags, ranges: claim.ranges.clone() }
+    });
+    Some(Wanted {
+        key: candidate.key.clone(),
+        created_unix_s: candidate.created_unix_s,
+        address: candidate.address,
+        port: DesiredPort {
+            frontends: frontends.collect(),
+            affinity_s: candidate.affinity_s,
+            cluster: sets.cluster,
+            local: sets.local,
+        },
+        backends: merged.iter().map(|e| (e.key, e.flags)).collect(),
+    })
 }

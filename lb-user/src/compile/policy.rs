@@ -4,7 +4,6 @@ use super::endpoints::Merged;
 use super::frontends::Candidate;
 use super::keys::BackendKey;
 use crate::model::{Endpoint, NodeView};
-use std::collections::BTreeMap;
 
 /// The selection sets of a service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,15 +15,14 @@ pub(super) struct Sets {
 }
 
 /// Sorts a service port's endpoints into sets. The two sets fall back to terminating endpoints independently.
-pub(super) fn categorize(
-    endpoints: &BTreeMap<BackendKey, Merged<'_>>,
-    candidate: &Candidate,
-    node: &NodeView,
-) -> Sets {
+pub(super) fn categorize(endpoints: &[Merged<'_>], candidate: &Candidate, node: &NodeView) -> Sets {
     let pick = |wanted: &dyn Fn(&Merged<'_>) -> bool| -> Vec<BackendKey> {
-        endpoints.iter().filter(|(_, m)| wanted(m)).map(|(key, _)| *key).collect()
+        let count = endpoints.iter().filter(|m| wanted(m)).count();
+        let mut set = Vec::with_capacity(count);
+        set.extend(endpoints.iter().filter(|m| wanted(m)).map(|m| m.key));
+        set
     };
-    let has_any = endpoints.values().any(|m| m.endpoint.ready || serves_while_terminating(m.endpoint));
+    let has_any = endpoints.iter().any(|m| m.endpoint.ready || serves_while_terminating(m.endpoint));
     let mut sets = Sets { has_any, ..Sets::default() };
     if !candidate.internal_local || candidate.external {
         let hint = Hint::choose(endpoints, node);
@@ -55,16 +53,16 @@ enum Hint<'a> {
 
 impl<'a> Hint<'a> {
     /// Node hints first, then zone hints; each only if every ready endpoint has them and one names us.
-    fn choose(endpoints: &BTreeMap<BackendKey, Merged<'_>>, node: &'a NodeView) -> Hint<'a> {
-        let ready = || endpoints.values().map(|m| m.endpoint).filter(|e| e.ready);
+    fn choose(endpoints: &[Merged<'_>], node: &'a NodeView) -> Hint<'a> {
+        let ready = || endpoints.iter().map(|m| m.endpoint).filter(|e| e.ready);
         let covers = |hint: &Hint<'_>| ready().any(|e| hint.admits(e));
         let by_node = Hint::Node(&node.name);
-        if ready().all(|e| !e.hint_nodes.is_empty()) && covers(&by_node) {
+        if ready().all(|e| !e.hint_nodes().is_empty()) && covers(&by_node) {
             return by_node;
         }
         if let Some(zone) = &node.zone {
             let by_zone = Hint::Zone(zone);
-            if ready().all(|e| !e.hint_zones.is_empty()) && covers(&by_zone) {
+            if ready().all(|e| !e.hint_zones().is_empty()) && covers(&by_zone) {
                 return by_zone;
             }
         }
@@ -74,8 +72,8 @@ impl<'a> Hint<'a> {
     fn admits(&self, e: &Endpoint) -> bool {
         match self {
             Hint::All => true,
-            Hint::Node(name) => e.hint_nodes.iter().any(|n| n == name),
-            Hint::Zone(zone) => e.hint_zones.iter().any(|z| z == zone),
+            Hint::Node(name) => e.hint_nodes().iter().any(|n| n == name),
+            Hint::Zone(zone) => e.hint_zones().iter().any(|z| z == zone),
         }
     }
 }

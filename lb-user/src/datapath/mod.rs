@@ -9,6 +9,7 @@
 
 pub mod attach;
 pub mod bpffs;
+mod cidrs;
 mod cleanup;
 mod error;
 pub mod load;
@@ -22,6 +23,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use lb_common::flow::SWEEP_MAX;
 use lb_common::maps::{self, progs};
 use lb_common::{Config, Iface};
@@ -103,6 +105,12 @@ pub struct NodeConfig {
     pub snat_ports: RangeInclusive<u16>,
     /// NodePort range, never used for masquerading.
     pub node_ports: RangeInclusive<u16>,
+    /// `CONFIG_*` flags.
+    pub flags: u32,
+    /// Service networks; `None` keeps what is there.
+    pub service_cidrs: Option<Vec<IpNet>>,
+    /// Sources that are local pods; `None` keeps what is there.
+    pub local_cidrs: Option<Vec<IpNet>>,
 }
 
 /// Result of one sweep step.
@@ -245,7 +253,10 @@ impl Datapath {
             .update_config(|c| {
                 if c.seed == 0 {
                     c.seed = u32::from_ne_bytes(fresh).max(1);
+                    cidrs::clear(c);
                 }
+                c.flags = node.flags;
+                cidrs::fill(c, node.service_cidrs.as_deref(), node.local_cidrs.as_deref());
                 c.node4 = node.node4.map(Into::into).unwrap_or_default();
                 c.node6 = node.node6.map(Into::into).unwrap_or_default();
                 c.snat_port_min = u32::from(*node.snat_ports.start());

@@ -22,11 +22,13 @@ pub(super) enum Kind {
     Slices,
     /// core/v1 Node.
     Nodes,
+    /// networking.k8s.io/v1 ServiceCIDR, which clusters before Kubernetes 1.33 do not have.
+    ServiceCidrs,
 }
 
 impl Kind {
     /// All of them; the position is the index of the part in the status board.
-    pub(super) const ALL: [Kind; 3] = [Kind::Services, Kind::Slices, Kind::Nodes];
+    pub(super) const ALL: [Kind; 4] = [Kind::Services, Kind::Slices, Kind::Nodes, Kind::ServiceCidrs];
 
     /// Position in [`Kind::ALL`].
     pub(super) fn index(self) -> usize {
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Services => 0,
             Kind::Slices => 1,
             Kind::Nodes => 2,
+            Kind::ServiceCidrs => 3,
         }
     }
 
@@ -43,7 +46,13 @@ impl Kind {
             Kind::Services => "services",
             Kind::Slices => "endpointslices",
             Kind::Nodes => "nodes",
+            Kind::ServiceCidrs => "servicecidrs",
         }
+    }
+
+    /// An answer that says that the API does not have this kind, or not for us, and that Fairway can live with.
+    pub(super) fn does_without(self, http_code: u16) -> bool {
+        self == Kind::ServiceCidrs && matches!(http_code, 403 | 404)
     }
 }
 
@@ -91,6 +100,7 @@ impl Resource for RawObject {
             Kind::Services => "Service",
             Kind::Slices => "EndpointSlice",
             Kind::Nodes => "Node",
+            Kind::ServiceCidrs => "ServiceCIDR",
         })
     }
 
@@ -98,6 +108,7 @@ impl Resource for RawObject {
         Cow::Borrowed(match kind {
             Kind::Services | Kind::Nodes => "",
             Kind::Slices => "discovery.k8s.io",
+            Kind::ServiceCidrs => "networking.k8s.io",
         })
     }
 

@@ -1,6 +1,7 @@
-//! Three watches, one store, one stream of snapshots.
+//! Four watches, one store, one stream of snapshots.
 //!
-//! Services and EndpointSlices are filtered by label on the server (spec O1, O2), the own Node by name (O5). Errors
+//! Services and EndpointSlices are filtered by label on the server (spec O1, O2), the own Node by name (O5);
+//! ServiceCIDRs (O6) may be absent from the API, which then counts as an empty list and is asked again rarely. Errors
 //! never end a watch: they go to the status, and the watch goes on after a growing pause. "410 Gone" means a new list,
 //! which replaces what is known of that kind in one step.
 
@@ -30,7 +31,11 @@ const PAUSE_RESET: Duration = Duration::from_secs(60);
 /// Events between watches and store; a full channel only slows the reading.
 const QUEUE: usize = 1024;
 
-type Message = (Kind, Event<RawObject>);
+/// An API that lacks a kind is not upgraded every minute.
+const ABSENT_PAUSE: Duration = Duration::from_secs(300);
+
+/// From a watch to the store: an event, or the code of the answer by which the API said that it lacks the kind.
+type Message = (Kind, Result<Event<RawObject>, u16>);
 
 /// Starts watching; returns as soon as the configuration is understood, whether or not the API can be reached.
 pub async fn start(source: KubeSource) -> Result<SourceHandle, SourceError> {
@@ -49,49 +54,107 @@ pub async fn start(source: KubeSource) -> Result<SourceHandle, SourceError> {
         let config = match kind {
             Kind::Services | Kind::Slices => config.labels(&selection.label_selector()),
             Kind::Nodes => config.fields(&format!("metadata.name={}", source.node_name)),
+            Kind::ServiceCidrs => config,
         };
-        tasks.spawn(follow(kind, client.clone(), config, board.clone(), sender.clone()));
+        let follower = Follower {
+            kind,
+            config,
+            board: board.clone(),
+            sender: sender.clone(),
+            absent_pause: source.absent_pause.unwrap_or(ABSENT_PAUSE),
+        };
+        tasks.spawn(follower.follow(client.clone()));
     }
     drop(sender);
     tasks.spawn(keep(Store::new(selection), publisher, receiver));
     Ok(SourceHandle::new(snapshots, status, tasks))
 }
 
-/// Watches one kind for ever.
-async fn follow(
+/// Watches one kind.
+struct Follower {
     kind: Kind,
-    client: Client,
     config: watcher::Config,
     board: StatusBoard,
     sender: mpsc::Sender<Message>,
-) {
-    let mut pauses = Pauses::default();
-    loop {
-        let api: Api<RawObject> = Api::all_with(client.clone(), &kind);
-        let mut events = watcher(api, config.clone()).backoff(Pauses::default()).boxed();
+    absent_pause: Duration,
+}
+
+/// Why a watcher has to begin anew.
+enum Ended {
+    /// The version it asks for is gone for good.
+    Lost,
+    /// The API does not have the kind: the code of its answer.
+    Absent(u16),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+impl Follower {
+    /// Watches until nobody listens.
+    async fn follow(self, client: Client) {
+        let mut pauses = Pauses::default();
+        let mut told = None;
+        loop {
+            let pause = match self.watch(&client).await {
+                Ended::Unheard => return,
+                // The watcher would ask for the same lost version for ever: begin again with a list.
+                Ended::Lost => pauses.next().unwrap_or(LONGEST_PAUSE),
+                Ended::Absent(code) => {
+                    if told.replace(code) != Some(code) {
+                        info!(kind = self.kind.plural(), code, "not offered by the API; going on without");
+                    }
+                    if self.sender.send((self.kind, Err(code))).await.is_err() {
+                        return;
+                    }
+                    self.absent_pause
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One watcher, for as long as it can go on.
+    async fn watch(&self, client: &Client) -> Ended {
+        let api: Api<RawObject> = Api::all_with(client.clone(), &self.kind);
+        let mut events = watcher(api, self.config.clone()).backoff(Pauses::default()).boxed();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     // `Init` says only that a list will be tried.
                     if !matches!(event, Event::Init) {
-                        board.ok(kind.index());
+                        self.board.ok(self.kind.index());
                     }
-                    if sender.send((kind, event)).await.is_err() {
-                        return;
+                    if self.sender.send((self.kind, Ok(event))).await.is_err() {
+                        return Ended::Unheard;
                     }
                 }
                 Err(error) => {
-                    let text = format!("{}: {}", kind.plural(), chain(&error));
-                    warn!(kind = kind.plural(), error = text, "the watch was interrupted");
-                    board.failed(kind.index(), text);
+                    if let Some(code) = http_code(&error).filter(|code| self.kind.does_without(*code)) {
+                        return Ended::Absent(code);
+                    }
+                    self.report(&error);
                     if gone_at_start(&error) {
-                        break;
+                        return Ended::Lost;
                     }
                 }
             }
         }
-        // The watcher would ask for the same lost version for ever: begin again with a list.
-        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        Ended::Lost
+    }
+
+    fn report(&self, error: &watcher::Error) {
+        let text = format!("{}: {}", self.kind.plural(), chain(error));
+        warn!(kind = self.kind.plural(), error = text, "the watch was interrupted");
+        self.board.failed(self.kind.index(), text);
+    }
+}
+
+/// The code of an answer to a list or to the start of a watch.
+fn http_code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(ClientError::Api(status))
+        | watcher::Error::WatchStartFailed(ClientError::Api(status)) => Some(status.code),
+        _ => None,
     }
 }
 
@@ -106,8 +169,12 @@ async fn keep(mut store: Store, mut publisher: Publisher, mut receiver: mpsc::Re
         let due = publisher.due().filter(|_| ready);
         tokio::select! {
             message = receiver.recv() => {
-                let Some((kind, event)) = message else { return };
-                if store.take(kind, event) {
+                let changed = match message {
+                    Some((kind, Ok(event))) => store.take(kind, event),
+                    Some((kind, Err(code))) => store.absent(kind, code),
+                    None => return,
+                };
+                if changed {
                     publisher.mark_dirty();
                 }
                 ready = ready || store.is_complete();

@@ -2,14 +2,15 @@
 //!
 //! Default: every global address of the uplinks. kube-proxy's nftables mode takes only the Node object's
 //! addresses (`--node-port-addresses primary` here); the Node object may be late or absent, the uplinks are not.
-//! Loopback and link-local addresses never answer.
+//! Link-local addresses never answer, loopback only when asked for by name: packets never go there, only the socket
+//! hooks know those frontends.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::classify::{Managed, Role, is_source};
 use super::facts::HostFacts;
-use crate::config::{Config, NodePortAddresses};
+use crate::config::Config;
 use crate::model::{NodeObject, NodeView};
 
 /// Joins host and Node object. Sorted, so that the same facts always give the same view.
@@ -20,29 +21,52 @@ pub fn node_view(
     node: Option<&NodeObject>,
 ) -> NodeView {
     let local: BTreeSet<IpAddr> = facts.addresses.values().flatten().map(|a| a.ip).collect();
-    let usable: BTreeSet<IpAddr> =
-        facts.addresses.values().flatten().filter(|a| is_source(a)).map(|a| a.ip).collect();
-    let node_port: BTreeSet<IpAddr> = match &config.node_port_addresses {
-        NodePortAddresses::Uplinks => managed
-            .iter()
-            .filter(|m| m.role == Role::Uplink)
-            .flat_map(|m| facts.addresses_of(m.index))
-            .filter(|a| is_source(a))
-            .map(|a| a.ip)
-            .collect(),
-        NodePortAddresses::Primary => node
-            .map(|n| n.addresses.iter().filter(|ip| local.contains(ip)).copied().collect())
-            .unwrap_or_default(),
-        NodePortAddresses::Within(nets) => {
-            usable.into_iter().filter(|ip| nets.iter().any(|n| n.contains(ip))).collect()
-        }
-    };
+    let mut node_port: BTreeSet<IpAddr> = chosen(facts, managed, config, node, &local);
+    if config.node_port_addresses.localhost {
+        node_port.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+    }
     NodeView {
         name: config.node_name.clone(),
         node_port_addresses: node_port.into_iter().collect(),
         local_addresses: local.into_iter().collect(),
+        main_addresses: <[_; 2]>::from(main_addresses(managed, node)).into_iter().flatten().collect(),
         zone: node.and_then(|n| n.zone.clone()),
     }
+}
+
+/// The addresses that answer, but loopback.
+fn chosen(
+    facts: &HostFacts,
+    managed: &[Managed],
+    config: &Config,
+    node: Option<&NodeObject>,
+    local: &BTreeSet<IpAddr>,
+) -> BTreeSet<IpAddr> {
+    let words = &config.node_port_addresses;
+    let usable = || facts.addresses.values().flatten().filter(|a| is_source(a)).map(|a| a.ip);
+    if words.is_default() {
+        let uplinks = managed.iter().filter(|m| m.role == Role::Uplink);
+        return uplinks
+            .flat_map(|m| facts.addresses_of(m.index))
+            .filter(|a| is_source(a))
+            .map(|a| a.ip)
+            .collect();
+    }
+    if words.all {
+        return usable().collect();
+    }
+    let mut found = BTreeSet::new();
+    if words.primary {
+        let addresses = node.map(|n| n.addresses.as_slice()).unwrap_or_default();
+        found.extend(addresses.iter().filter(|ip| local.contains(ip)));
+    }
+    if !words.within.is_empty() {
+        // Of a family that no network is given for, every address answers.
+        let names_family = |ip: &IpAddr| words.within.iter().any(|net| net.addr().is_ipv4() == ip.is_ipv4());
+        let answers = |ip: &IpAddr| !names_family(ip) || words.within.iter().any(|net| net.contains(ip));
+        found.extend(usable().filter(answers));
+    }
+    found
 }
 
 /// The node's main address of each family: the Node object's first, else the first uplink's.
@@ -81,11 +105,24 @@ mod tests {
     }
 
     #[test]
-    fn networks_select_from_every_interface_but_never_loopback() {
+    fn networks_select_from_every_interface_but_never_loopback_and_a_family_without_has_all() {
         assert_eq!(
             view(&["--node-port-addresses", "10.0.0.0/8,127.0.0.0/8"], None),
-            ["10.9.0.1", "10.96.0.1", "10.244.0.1"]
+            ["10.9.0.1", "10.96.0.1", "10.244.0.1", "2001:db8::1"]
         );
+        assert_eq!(view(&["--node-port-addresses", "10.9.0.0/16,fd00::/8"], None), ["10.9.0.1"]);
+        let every = ["10.9.0.1", "10.96.0.1", "10.244.0.1", "192.0.2.1", "192.0.2.9", "2001:db8::1"];
+        assert_eq!(view(&["--node-port-addresses", "0.0.0.0/0"], None), every);
+        assert_eq!(view(&["--node-port-addresses", "all"], None), every);
+    }
+
+    #[test]
+    fn localhost_is_chosen_by_name_and_beside_others() {
+        let addresses = vec!["192.0.2.1".parse().expect("ip")];
+        let node = NodeObject { name: "n".into(), addresses, ..NodeObject::default() };
+        assert_eq!(view(&["--node-port-addresses", "localhost"], Some(&node)), ["127.0.0.1", "::1"]);
+        let both = view(&["--node-port-addresses", "primary,localhost"], Some(&node));
+        assert_eq!(both, ["127.0.0.1", "192.0.2.1", "::1"]);
     }
 
     #[test]

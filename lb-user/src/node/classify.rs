@@ -2,7 +2,8 @@
 //!
 //! Order of the rules, first match wins: loopback and inert devices never; names given with `--interface` are
 //! the uplinks, and without any those with a default route or one of the Node object's addresses; overlays by
-//! kind or pattern; pod-facing by pattern, or (when no pattern was given) every other veth and netkit. A bridge
+//! kind or pattern; pod-facing by pattern, by the way local pods are detected, or (when no pattern was given) every
+//! other veth and netkit. A bridge
 //! is never pod-facing itself: between two pods of one bridge the reply is switched and never reaches the
 //! bridge's IP layer, so its veth ports are.
 
@@ -12,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 
 use super::facts::{Address, HostFacts, Kind, Link};
-use crate::config::Config;
+use crate::config::{Config, DetectLocal};
 
 /// What an interface is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +36,8 @@ pub struct Managed {
     pub name: String,
     /// Role.
     pub role: Role,
+    /// Whoever sends from behind it is a pod of this node (spec Q4).
+    pub local_pods: bool,
     /// The node's IPv4 address to masquerade with on it.
     pub addr4: Option<Ipv4Addr>,
     /// The IPv6 one, never link-local.
@@ -59,6 +62,8 @@ pub fn classify(
                 index: link.index,
                 name: link.name.clone(),
                 role,
+                local_pods: role == Role::Pod
+                    && (config.detect_local == DetectLocal::Interface || is_pods_own(link, facts, config)),
                 addr4: source_of(addresses, |ip| match ip {
                     IpAddr::V4(a) => Some(a),
                     IpAddr::V6(_) => None,
@@ -101,7 +106,22 @@ fn role_of(
         return None;
     }
     let guessed = config.pod_interfaces_guessed && matches!(link.kind, Kind::Veth | Kind::Netkit);
-    (guessed || config.pod_interfaces.matches(&link.name)).then_some(Role::Pod)
+    let faces_pods = guessed || config.pod_interfaces.matches(&link.name) || is_pods_own(link, facts, config);
+    faces_pods.then_some(Role::Pod)
+}
+
+/// True for an interface that the detection of local pods names: by its own name, or as a port of the bridge.
+fn is_pods_own(link: &Link, facts: &HostFacts, config: &Config) -> bool {
+    match &config.detect_local {
+        DetectLocal::BridgeInterface(bridge) => {
+            let controller = link.controller.and_then(|index| facts.links.get(&index));
+            controller.is_some_and(|controller| controller.name == *bridge)
+        }
+        DetectLocal::InterfaceNamePrefix(prefix) => link.name.starts_with(prefix.as_str()),
+        DetectLocal::Interface | DetectLocal::ClusterCidr(_) | DetectLocal::NodeCidr | DetectLocal::None => {
+            false
+        }
+    }
 }
 
 /// The address packets are masqueraded with: the first usable global one, primary before secondary.
@@ -219,6 +239,23 @@ pub(super) mod tests {
         let got = roles(&["--pod-interface", "vetha?"], &[]);
         assert!(got.contains(&("vethaa".into(), Role::Pod)));
         assert!(!got.iter().any(|(n, _)| n == "odd-name"));
+    }
+
+    #[test]
+    fn local_pods_are_behind_the_interfaces_that_the_mode_says() {
+        let local = |flags: &[&str]| {
+            let got = classify(&host(), &config(flags), &[], &BTreeSet::new());
+            got.into_iter().filter(|m| m.local_pods).map(|m| m.name).collect::<Vec<_>>()
+        };
+        assert_eq!(local(&[]), ["vethaa", "odd-name"]);
+        let mode = "--detect-local-mode";
+        assert_eq!(local(&[mode, "bridge-interface", "--pod-bridge-interface", "cni0"]), ["vethaa"]);
+        let prefix = [mode, "interface-name-prefix", "--pod-interface-name-prefix", "odd"];
+        assert_eq!(local(&prefix), ["odd-name"]);
+        assert_eq!(local(&[&prefix[..], &["--pod-interface", "cali*"]].concat()), ["odd-name"]);
+        assert_eq!(local(&[mode, "none"]), [""; 0]);
+        assert_eq!(local(&[mode, "node-cidr"]), [""; 0]);
+        assert_eq!(local(&[mode, "cluster-cidr", "--cluster-cidr", "10.0.0.0/8"]), [""; 0]);
     }
 
     #[test]

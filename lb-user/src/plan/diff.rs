@@ -5,13 +5,15 @@
 //! shorter set rather than a stale one) and says in `waiting` that another plan must follow.
 
 use super::ids;
+use super::ranges::RangeIds;
 use super::slots::Room;
 use super::{Op, Plan};
-use crate::compile::keys::{entry_family, entry_state, frontend_family, with_state};
+use crate::compile::keys::{entry_family, entry_state, frontend_family, frontend_text, with_state};
 use crate::compile::{BackendKey, Desired, DesiredPort, PortKey};
 use crate::model::{Family, Problem};
 use crate::restore::{Actual, range_of};
-use crate::tables::FrontendKey;
+use crate::tables::{FrontendKey, SourceRanges};
+use lb_common::service::SVC_ADDRESS;
 use lb_common::{SetRef, Svc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -27,6 +29,7 @@ pub fn diff(actual: &Actual, desired: &Desired) -> Plan {
     planner.deletes(&after);
     planner.frees(desired, &after);
     planner.releases(&still_used);
+    planner.range_deletes(&after);
     planner.finish()
 }
 
@@ -41,6 +44,7 @@ struct Planner<'a> {
     /// The sets that a service port id shows now.
     shown: HashMap<u32, [SetRef; 2]>,
     room: Room,
+    ranges: RangeIds,
     waiting: Vec<Problem>,
 }
 
@@ -58,6 +62,7 @@ impl<'a> Planner<'a> {
             ranges_of,
             shown: actual.frontends.values().map(|svc| (svc.id, svc.sets)).collect(),
             room: Room::between(actual.ranges.keys(), actual.limits.slots),
+            ranges: RangeIds::of(actual),
             waiting: Vec::new(),
         }
     }
@@ -89,45 +94,67 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Steps 2 and 3: sets, then frontends. Returns the frontends as they are after this plan.
+    /// Steps 2 and 3: sets of backends and of source ranges, then frontends. Returns the frontends as they are
+    /// after this plan.
     fn frontends(&mut self, desired: &Desired) -> BTreeMap<FrontendKey, Svc> {
-        let mut vacant = HashMap::new();
-        for family in [Family::V4, Family::V6] {
-            let held = self.actual.frontends.keys().filter(|k| frontend_family(k) == family).count();
-            vacant.insert(family, (self.actual.limits.services as usize).saturating_sub(held));
-        }
+        let mut vacant = Vacant::of(self.actual);
         let (mut puts, mut after) = (Vec::new(), BTreeMap::new());
+        let mut range_puts = Vec::new();
         for (name, port) in &desired.ports {
             let Some(id) = self.names.get(name).copied() else { continue };
-            let vacant = vacant.entry(name.family).or_default();
             let mut admitted = Vec::new();
-            for (key, flags) in &port.frontends {
-                if !self.actual.is_programmed(key) {
-                    if *vacant == 0 {
-                        self.wait(
-                            format!("Service {}", name.service),
-                            format!("{name} waits for a frontend's room"),
-                        );
-                        continue;
-                    }
-                    *vacant -= 1;
+            for frontend in &port.frontends {
+                match vacant.admits(self.actual, &frontend.key) {
+                    true => admitted.push(frontend),
+                    false => self.wait_for(name, format!("{name} waits for a frontend's room")),
                 }
-                admitted.push((*key, *flags));
             }
             if admitted.is_empty() {
                 continue;
             }
             let sets = self.sets(name, id, port);
-            for (key, flags) in admitted {
-                let svc = Svc { id, flags, affinity_s: port.affinity_s, sets, ranges_id: 0 };
-                if self.actual.frontends.get(&key) != Some(&svc) {
-                    puts.push(Op::PutFrontend { key, svc });
-                }
-                after.insert(key, svc);
+            for frontend in admitted {
+                let key = frontend.key;
+                let Some(ranges_id) = self.ranges_id(frontend.ranges.as_ref(), &mut range_puts) else {
+                    self.wait_for(name, format!("{name} waits for the room of its source ranges"));
+                    // What is visible stays as it is; what is not stays closed.
+                    after.extend(self.actual.frontends.get(&key).map(|svc| (key, *svc)));
+                    continue;
+                };
+                let svc = Svc { id, flags: frontend.flags, affinity_s: port.affinity_s, sets, ranges_id };
+                self.put(key, svc, &mut puts, &mut after);
             }
         }
+        for key in &desired.addresses {
+            match vacant.admits(self.actual, key) {
+                true => self.put(*key, address_entry(), &mut puts, &mut after),
+                false => {
+                    let object = format!("address {}", frontend_text(key));
+                    self.wait(object, "waits for a frontend's room".to_string());
+                }
+            }
+        }
+        self.ops.append(&mut range_puts);
         self.ops.append(&mut puts);
         after
+    }
+
+    /// Notes a frontend of after this plan, and writes it if it is not so already.
+    fn put(&self, key: FrontendKey, svc: Svc, puts: &mut Vec<Op>, after: &mut BTreeMap<FrontendKey, Svc>) {
+        if self.actual.frontends.get(&key) != Some(&svc) {
+            puts.push(Op::PutFrontend { key, svc });
+        }
+        after.insert(key, svc);
+    }
+
+    /// The id of a set of source ranges, written if it is not there yet; `None` if there is no room now.
+    fn ranges_id(&mut self, wanted: Option<&SourceRanges>, puts: &mut Vec<Op>) -> Option<u32> {
+        let Some(wanted) = wanted else { return Some(0) };
+        let (id, is_new) = self.ranges.id_for(wanted)?;
+        if is_new {
+            puts.push(Op::PutRanges { id, networks: wanted.clone() });
+        }
+        Some(id)
     }
 
     /// The ranges of a service port's two sets, written if they are not there yet. Equal sets share one range.
@@ -141,10 +168,12 @@ impl<'a> Planner<'a> {
             let table = self.actual.backends(name.family);
             let id_of = |key| table.id_of(key).or_else(|| self.fresh.get(key).copied());
             let mut ids: Vec<u32> = members.iter().filter_map(id_of).collect();
+            // The datapath searches a set for the backend a client keeps.
+            ids.sort_unstable();
             let longest = self.room.longest() as usize;
             if ids.len() > longest && self.existing(id, &ids).is_none() {
                 let message = format!("{name}: {longest} of {} backends fit until slots are free", ids.len());
-                self.wait(format!("Service {}", name.service), message);
+                self.wait_for(name, message);
                 ids.truncate(longest);
                 if ids.is_empty() {
                     // Better the old set, whose backends stay live, than none.
@@ -204,6 +233,17 @@ impl<'a> Planner<'a> {
         self.ops.extend(gone.map(|(offset, count)| Op::ReleaseSlots { offset: *offset, count: *count }));
     }
 
+    /// Step 7: sets of source ranges that no frontend names after this plan.
+    fn range_deletes(&mut self, after: &BTreeMap<FrontendKey, Svc>) {
+        let used: HashSet<u32> = after.values().map(|svc| svc.ranges_id).collect();
+        let gone = self.actual.source_ranges.iter().filter(|(id, _)| !used.contains(id));
+        self.ops.extend(gone.map(|(id, networks)| Op::DeleteRanges { id: *id, networks: networks.clone() }));
+    }
+
+    fn wait_for(&mut self, name: &PortKey, message: String) {
+        self.wait(format!("Service {}", name.service), message);
+    }
+
     fn wait(&mut self, object: String, message: String) {
         self.waiting.push(Problem { object, field: String::new(), message });
     }
@@ -212,5 +252,39 @@ impl<'a> Planner<'a> {
         self.waiting.sort();
         self.waiting.dedup();
         Plan { ops: self.ops, names: self.names, waiting: self.waiting }
+    }
+}
+
+/// The value of an active ClusterIP's own entry.
+pub(super) fn address_entry() -> Svc {
+    Svc { flags: SVC_ADDRESS, ..Svc::default() }
+}
+
+/// Room in the frontend maps.
+struct Vacant {
+    v4: usize,
+    v6: usize,
+}
+
+impl Vacant {
+    fn of(actual: &Actual) -> Vacant {
+        let v4 = actual.frontends.keys().filter(|key| frontend_family(key) == Family::V4).count();
+        let v6 = actual.frontends.len() - v4;
+        let size = actual.limits.services as usize;
+        Vacant { v4: size.saturating_sub(v4), v6: size.saturating_sub(v6) }
+    }
+
+    /// True when the frontend is there or there is room for it, which is taken then.
+    fn admits(&mut self, actual: &Actual, key: &FrontendKey) -> bool {
+        let left = match frontend_family(key) {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        if actual.is_programmed(key) {
+            return true;
+        }
+        let fits = *left > 0;
+        *left -= usize::from(fits);
+        fits
     }
 }

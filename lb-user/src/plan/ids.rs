@@ -21,8 +21,8 @@ pub(super) fn assign(actual: &Actual, desired: &Desired) -> BTreeMap<PortKey, u3
         }
         // ClusterIP first: it is the address that belongs to a Service for good.
         let mut frontends: Vec<_> = port.frontends.iter().collect();
-        frontends.sort_by_key(|(key, flags)| (*flags & SVC_KIND_MASK, **key));
-        let shared = frontends.iter().filter_map(|(key, _)| actual.frontends.get(key)).map(|svc| svc.id);
+        frontends.sort_by_key(|frontend| (frontend.flags & SVC_KIND_MASK, frontend.key));
+        let shared = frontends.iter().filter_map(|f| actual.frontends.get(&f.key)).map(|svc| svc.id);
         if let Some(id) = shared.filter(|id| *id != 0).find(|id| !taken.contains(id)) {
             taken.insert(id);
             ids.insert(key.clone(), id);

@@ -1,12 +1,14 @@
 //! Plans: the difference between what the maps hold and what they shall hold, as plain data in write order.
 //!
-//! The order and its reasons (see [`Op`]): backends, then slots in fresh ranges, then frontends (the commit
-//! point: from here on packets see the new sets), then the removal of what nothing shall see any more. A range
-//! that a visible frontend names is never written; a range released by a plan is used again by the next one.
+//! The order and its reasons (see [`Op`]): backends, then slots in fresh ranges and source ranges under fresh ids,
+//! then frontends (the commit point: from here on packets see the new sets), then the removal of what nothing
+//! shall see any more. A range that a visible frontend names is never written; a range released by a plan is used
+//! again by the next one.
 
 mod diff;
 mod ids;
 mod op;
+mod ranges;
 mod slots;
 
 pub use diff::diff;

@@ -1,7 +1,7 @@
 //! One write. The order of the variants is the order of a plan.
 
 use crate::compile::keys::{BackendKey, entry_state, frontend_text};
-use crate::tables::{BackendEntry, FrontendKey};
+use crate::tables::{BackendEntry, FrontendKey, SourceRanges};
 use lb_common::{SetRef, Svc};
 use std::fmt;
 
@@ -21,6 +21,13 @@ pub enum Op {
         offset: u32,
         /// Backend ids.
         ids: Vec<u32>,
+    },
+    /// A set of source ranges under an id that no visible frontend names.
+    PutRanges {
+        /// The set.
+        id: u32,
+        /// Its networks.
+        networks: SourceRanges,
     },
     /// The commit point: packets see the new sets from here on.
     PutFrontend {
@@ -48,6 +55,13 @@ pub enum Op {
         /// Number of slots.
         count: u32,
     },
+    /// A set of source ranges that no visible frontend names any more.
+    DeleteRanges {
+        /// The set.
+        id: u32,
+        /// Its networks.
+        networks: SourceRanges,
+    },
 }
 
 /// The phase of a plan an operation belongs to.
@@ -59,14 +73,18 @@ pub enum Step {
     Backends,
     /// Writing slots.
     Slots,
+    /// Writing source ranges.
+    Ranges,
     /// Publishing frontends.
     Frontends,
     /// Deleting frontends.
     Deletes,
     /// Freeing backends.
     Frees,
-    /// Releasing ranges.
+    /// Releasing ranges of slots.
     Releases,
+    /// Deleting source ranges.
+    RangeDeletes,
     /// Marking the sync as complete.
     Commit,
 }
@@ -77,10 +95,12 @@ impl Op {
         match self {
             Op::PutBackend { .. } => Step::Backends,
             Op::PutSlots { .. } => Step::Slots,
+            Op::PutRanges { .. } => Step::Ranges,
             Op::PutFrontend { .. } => Step::Frontends,
             Op::DeleteFrontend { .. } => Step::Deletes,
             Op::FreeBackend { .. } => Step::Frees,
             Op::ReleaseSlots { .. } => Step::Releases,
+            Op::DeleteRanges { .. } => Step::RangeDeletes,
         }
     }
 }
@@ -96,6 +116,8 @@ impl fmt::Display for Op {
             Op::DeleteFrontend { key } => write!(f, "delete-frontend {}", frontend_text(key)),
             Op::FreeBackend { id, entry } => write!(f, "free-backend {id} {}", backend_text(entry)),
             Op::ReleaseSlots { offset, count } => write!(f, "release-slots {offset}+{count}"),
+            Op::PutRanges { id, networks } => write!(f, "put-ranges {id} {networks:?}"),
+            Op::DeleteRanges { id, .. } => write!(f, "delete-ranges {id}"),
         }
     }
 }
@@ -112,7 +134,10 @@ pub fn backend_text(entry: &BackendEntry) -> String {
 
 /// A frontend's value in words.
 pub fn svc_text(svc: &Svc) -> String {
-    use lb_common::service::{SVC_HAS_ANY, SVC_KIND_MASK, SVC_POLICY_LOCAL};
+    use lb_common::service::{SVC_ADDRESS, SVC_HAS_ANY, SVC_KIND_MASK, SVC_POLICY_LOCAL};
+    if svc.flags & SVC_ADDRESS != 0 {
+        return "address".to_string();
+    }
     let kind =
         ["cluster-ip", "node-port", "load-balancer", "external-ip"][(svc.flags & SVC_KIND_MASK) as usize];
     let mut text = format!("id={} {kind}", svc.id);
@@ -123,6 +148,9 @@ pub fn svc_text(svc: &Svc) -> String {
     }
     if svc.affinity_s != 0 {
         text.push_str(&format!(" affinity={}s", svc.affinity_s));
+    }
+    if svc.ranges_id != 0 {
+        text.push_str(&format!(" ranges={}", svc.ranges_id));
     }
     let range = |s: SetRef| if s.count == 0 { "-".to_string() } else { format!("{}+{}", s.offset, s.count) };
     text.push_str(&format!(" cluster={} local={}", range(svc.sets[0]), range(svc.sets[1])));

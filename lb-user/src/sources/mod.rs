@@ -4,6 +4,7 @@
 //! one only after everything was read once (spec O7), later ones coalesced. A source never ends because of what it
 //! reads: whatever is wrong becomes a [`Problem`] of the snapshot or the text of the [`SourceStatus`].
 
+pub(crate) mod intern;
 pub mod manifests;
 pub(crate) mod publish;
 

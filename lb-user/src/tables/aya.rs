@@ -2,12 +2,15 @@
 //!
 //! Clones share the maps; changes of the one configuration element are serialised among them.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lb_common::{A4, A6, Backend, Config, Svc, SvcKey, maps};
+use ipnet::IpNet;
+use lb_common::service::RANGE_ID_BITS;
+use lb_common::{A4, A6, Backend, Config, RangeKey, Svc, SvcKey, maps};
 
-use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use crate::datapath::DatapathError;
 use crate::datapath::sys::SysError;
 use crate::datapath::table::Table;
@@ -21,6 +24,8 @@ pub struct AyaTables {
     backends4: Table<u32, Backend<A4>>,
     backends6: Table<u32, Backend<A6>>,
     slots: Table<u32, u32>,
+    ranges4: Table<RangeKey<A4>, u32>,
+    ranges6: Table<RangeKey<A6>, u32>,
     config: Arc<Mutex<Table<u32, Config>>>,
     flow_capacities: [u32; 2],
 }
@@ -36,6 +41,8 @@ impl AyaTables {
             backends4: Table::open(dir, maps::BACKENDS4)?,
             backends6: Table::open(dir, maps::BACKENDS6)?,
             slots: Table::open(dir, maps::SLOTS)?,
+            ranges4: Table::open(dir, maps::RANGES4)?,
+            ranges6: Table::open(dir, maps::RANGES6)?,
             config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
             flow_capacities: [flows4.max_entries, flows6.max_entries],
         })
@@ -52,6 +59,7 @@ impl AyaTables {
             services: self.svc4.max_entries.min(self.svc6.max_entries),
             backends: self.backends4.max_entries.min(self.backends6.max_entries),
             slots: self.slots.max_entries,
+            ranges: self.ranges4.max_entries.min(self.ranges6.max_entries),
         }
     }
 
@@ -72,6 +80,12 @@ impl AyaTables {
         })?;
         dump.slots.reserve_exact(self.slots.max_entries as usize);
         self.slots.for_each(|_, id| dump.slots.push(id))?;
+        self.ranges4.for_each(|k, _| {
+            dump.ranges.extend(network(k.ranges_id, k.prefix_len, Ipv4Addr::from(k.addr)))
+        })?;
+        self.ranges6.for_each(|k, _| {
+            dump.ranges.extend(network(k.ranges_id, k.prefix_len, Ipv6Addr::from(k.addr)))
+        })?;
         Ok(dump)
     }
 
@@ -88,6 +102,27 @@ impl AyaTables {
         table.put(&0, &config)?;
         Ok(config)
     }
+}
+
+/// A trie's entry as set and network; none for one that is shorter than the id.
+fn network(id: u32, prefix_len: u32, addr: impl Into<IpAddr>) -> Option<(u32, IpNet)> {
+    let bits = u8::try_from(prefix_len.checked_sub(RANGE_ID_BITS)?).ok()?;
+    IpNet::new(addr.into(), bits).ok().map(|net| (id, net))
+}
+
+/// The keys of sets in the tries of both families.
+fn range_keys(sets: &[(u32, SourceRanges)]) -> (Vec<RangeKey<A4>>, Vec<RangeKey<A6>>) {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (ranges_id, set) in sets {
+        for net in set.iter() {
+            let (ranges_id, prefix_len) = (*ranges_id, RANGE_ID_BITS + u32::from(net.prefix_len()));
+            match net.trunc() {
+                IpNet::V4(net) => v4.push(RangeKey { prefix_len, ranges_id, addr: net.addr().into() }),
+                IpNet::V6(net) => v6.push(RangeKey { prefix_len, ranges_id, addr: net.addr().into() }),
+            }
+        }
+    }
+    (v4, v6)
 }
 
 /// A failed call in the terms of [`LbTables`].
@@ -126,6 +161,20 @@ impl LbTables for AyaTables {
             .flat_map(|(offset, ids)| ids.iter().zip(*offset..).map(|(id, slot)| (slot, *id)))
             .collect();
         self.slots.put_all(&slots).map_err(|e| refused(maps::SLOTS, &e.source))
+    }
+
+    fn put_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        let (v4, v6) = range_keys(sets);
+        let v4: Vec<_> = v4.into_iter().map(|key| (key, 1)).collect();
+        let v6: Vec<_> = v6.into_iter().map(|key| (key, 1)).collect();
+        self.ranges4.put_all(&v4).map_err(|e| refused(maps::RANGES4, &e.source))?;
+        self.ranges6.put_all(&v6).map_err(|e| refused(maps::RANGES6, &e.source))
+    }
+
+    fn delete_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        let (v4, v6) = range_keys(sets);
+        self.ranges4.delete_all(&v4).map_err(|e| refused(maps::RANGES4, &e.source))?;
+        self.ranges6.delete_all(&v6).map_err(|e| refused(maps::RANGES6, &e.source))
     }
 
     fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {

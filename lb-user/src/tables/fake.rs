@@ -7,15 +7,20 @@
 //!    and protocol;
 //! 2. no slot in a visible range is ever written;
 //! 3. a visible backend's address never changes and it is never freed;
-//! 4. a backend's generation never falls, and rises whenever another address or a free entry takes its id.
+//! 4. a backend's generation never falls, and rises whenever another address or a free entry takes its id;
+//! 5. a set of backends is written sorted, each id once;
+//! 6. a set of source ranges that a visible frontend names is whole, and is never written or deleted;
+//! 7. an address entry (`SVC_ADDRESS`) carries nothing else.
 
-use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, TableError};
+use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use crate::compile::keys::{BackendKey, entry_family, entry_state, frontend_family, frontend_text};
 use crate::model::Family;
 use crate::restore::range_of;
+use ipnet::IpNet;
 use lb_common::backend::BACKEND_LIVE;
+use lb_common::service::SVC_ADDRESS;
 use lb_common::{Svc, maps};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// When calls fail.
 #[derive(Default)]
@@ -50,10 +55,15 @@ pub struct FakeTables {
     frontends: BTreeMap<FrontendKey, Svc>,
     backends: BTreeMap<(Family, u32), BackendEntry>,
     slots: Vec<u32>,
+    ranges: BTreeSet<(u32, IpNet)>,
+    /// Sets of source ranges of which a write or a deletion failed half-way since the maps were last read.
+    torn_ranges: BTreeSet<u32>,
     /// Frontends per family.
     held: BTreeMap<Family, u32>,
     visible_ids: BTreeMap<(Family, u32), usize>,
     visible_ranges: BTreeMap<(u32, u32), usize>,
+    /// Users of each set of source ranges.
+    visible_sources: BTreeMap<u32, usize>,
     committed: Option<(u32, u32)>,
 }
 
@@ -67,9 +77,12 @@ impl FakeTables {
             frontends: BTreeMap::new(),
             backends: BTreeMap::new(),
             slots: vec![0; limits.slots as usize],
+            ranges: BTreeSet::new(),
+            torn_ranges: BTreeSet::new(),
             held: BTreeMap::new(),
             visible_ids: BTreeMap::new(),
             visible_ranges: BTreeMap::new(),
+            visible_sources: BTreeMap::new(),
             committed: None,
         }
     }
@@ -95,6 +108,7 @@ impl FakeTables {
             frontends: self.frontends.iter().map(|(k, v)| (*k, *v)).collect(),
             backends: self.backends.iter().map(|((_, id), e)| (*id, *e)).collect(),
             slots: self.slots.clone(),
+            ranges: self.ranges.iter().copied().collect(),
         }
     }
 
@@ -156,8 +170,45 @@ impl FakeTables {
                 "slots {offset}..{end} are visible as {at}+{count} and were written"
             );
         }
+        assert!(ids.is_sorted_by(|a, b| a < b), "slots {offset}..{end} are not sorted: {ids:?}");
         target.copy_from_slice(ids);
         Ok(())
+    }
+
+    fn put_source(&mut self, id: u32, network: IpNet) -> Result<(), TableError> {
+        assert!(id != 0 && network == network.trunc(), "range {network} of set {id}");
+        assert!(!self.visible_sources.contains_key(&id), "source ranges {id} are visible and were written");
+        let v4 = network.addr().is_ipv4();
+        let held = self.ranges.iter().filter(|(_, net)| net.addr().is_ipv4() == v4).count();
+        if !self.ranges.contains(&(id, network)) && held >= self.limits.ranges as usize {
+            return Err(TableError::Full { map: if v4 { maps::RANGES4 } else { maps::RANGES6 } });
+        }
+        self.ranges.insert((id, network));
+        Ok(())
+    }
+
+    fn delete_source(&mut self, id: u32, network: IpNet) {
+        assert!(!self.visible_sources.contains_key(&id), "source ranges {id} are visible and were deleted");
+        self.ranges.remove(&(id, network));
+    }
+
+    /// A call on sets of source ranges that may fail after a part of its networks.
+    fn on_sources(
+        &mut self,
+        name: &'static str,
+        sets: &[(u32, SourceRanges)],
+        mut write: impl FnMut(&mut Self, u32, IpNet) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        let all: Vec<(u32, IpNet)> =
+            sets.iter().flat_map(|(id, set)| set.iter().map(|net| (*id, *net))).collect();
+        let (part, error) = self.admit(name, maps::RANGES4, all.len());
+        for (id, network) in &all[..part] {
+            write(self, *id, *network)?;
+        }
+        if error.is_some() {
+            self.torn_ranges.extend(sets.iter().map(|(id, _)| *id));
+        }
+        error.map_or(Ok(()), Err)
     }
 
     fn put_frontend(&mut self, key: FrontendKey, svc: Svc) -> Result<(), TableError> {
@@ -194,6 +245,16 @@ impl FakeTables {
     }
 
     fn show(&mut self, family: Family, svc: &Svc) {
+        if svc.flags & SVC_ADDRESS != 0 {
+            assert_eq!(*svc, Svc { flags: SVC_ADDRESS, ..Svc::default() }, "more than an address");
+        }
+        if svc.ranges_id != 0 {
+            let id = svc.ranges_id;
+            assert!(!self.torn_ranges.contains(&id), "source ranges {id} are in doubt and were shown");
+            let whole = self.ranges.range((id, lowest())..).next().is_some_and(|(held, _)| *held == id);
+            assert!(whole, "source ranges {id} are empty and were shown");
+            *self.visible_sources.entry(id).or_insert(0) += 1;
+        }
         for range in svc.sets.iter().filter_map(range_of) {
             let before =
                 self.visible_ranges.range(..(range.0 + range.1, 0)).rfind(|(other, _)| **other != range);
@@ -210,6 +271,9 @@ impl FakeTables {
     }
 
     fn hide(&mut self, family: Family, svc: &Svc) {
+        if svc.ranges_id != 0 {
+            forget(&mut self.visible_sources, svc.ranges_id);
+        }
         for range in svc.sets.iter().filter_map(range_of) {
             if forget(&mut self.visible_ranges, range) {
                 for slot in range.0..range.0 + range.1 {
@@ -231,6 +295,11 @@ fn forget<K: Ord>(users: &mut BTreeMap<K, usize>, key: K) -> bool {
     }
 }
 
+/// The network that sorts before all others.
+fn lowest() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::default())
+}
+
 fn proto_of(key: &FrontendKey) -> u8 {
     match key {
         FrontendKey::V4(k) => k.proto,
@@ -246,7 +315,10 @@ impl LbTables for FakeTables {
     fn dump(&mut self) -> Result<Dump, TableError> {
         match self.admit("dump", maps::SVC4, 0).1 {
             Some(error) => Err(error),
-            None => Ok(self.peek()),
+            None => {
+                self.torn_ranges.clear();
+                Ok(self.peek())
+            }
         }
     }
 
@@ -260,6 +332,17 @@ impl LbTables for FakeTables {
         let (part, error) = self.admit("put_slots", maps::SLOTS, ranges.len());
         ranges[..part].iter().try_for_each(|(offset, ids)| self.put_range(*offset, ids))?;
         error.map_or(Ok(()), Err)
+    }
+
+    fn put_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.on_sources("put_ranges", sets, Self::put_source)
+    }
+
+    fn delete_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError> {
+        self.on_sources("delete_ranges", sets, |fake, id, network| {
+            fake.delete_source(id, network);
+            Ok(())
+        })
     }
 
     fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError> {

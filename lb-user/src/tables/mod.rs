@@ -4,7 +4,12 @@
 pub mod aya;
 pub mod fake;
 
+use ipnet::IpNet;
 use lb_common::{A4, A6, Backend, Svc, SvcKey};
+use std::sync::Arc;
+
+/// A set of source ranges: networks of one family, sorted, none inside another.
+pub type SourceRanges = Arc<[IpNet]>;
 
 /// Address-family-neutral frontend key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +57,8 @@ pub struct Limits {
     pub backends: u32,
     /// Entries of the slots array.
     pub slots: u32,
+    /// Entries of each source-range trie.
+    pub ranges: u32,
 }
 
 /// Everything the maps hold, as read back at start (commitment 1: the kernel is the truth).
@@ -63,6 +70,8 @@ pub struct Dump {
     pub backends: Vec<(u32, BackendEntry)>,
     /// The slots array, whole.
     pub slots: Vec<u32>,
+    /// All source ranges: set, network.
+    pub ranges: Vec<(u32, IpNet)>,
 }
 
 /// The tables `apply` writes. Every batch call is allowed to fail part-way; the caller retries idempotently.
@@ -75,6 +84,10 @@ pub trait LbTables {
     fn put_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), TableError>;
     /// Writes `slots[offset..offset+ids.len()]`, for several ranges.
     fn put_slots(&mut self, ranges: &[(u32, Vec<u32>)]) -> Result<(), TableError>;
+    /// Writes sets of source ranges by id. A set is complete before a frontend names it.
+    fn put_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError>;
+    /// Deletes sets that no frontend names; what is missing is no error.
+    fn delete_ranges(&mut self, sets: &[(u32, SourceRanges)]) -> Result<(), TableError>;
     /// Writes frontends: the commit point.
     fn put_frontends(&mut self, entries: &[(FrontendKey, Svc)]) -> Result<(), TableError>;
     /// Deletes frontends; a missing one is no error.

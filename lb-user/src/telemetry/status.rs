@@ -286,28 +286,20 @@ mod tests {
     fn names_cover_cluster_ips_and_node_ports_of_each_family() {
         let mut world = World::default();
         let key = Key::new("default", "web");
-        world.services.insert(
-            key.clone(),
-            Service {
-                key,
-                uid: String::new(),
-                created_unix_s: 0,
-                cluster_ips: vec!["10.96.0.8".parse().expect("ip"), "fd00::8".parse().expect("ip")],
-                external_ips: vec![],
-                load_balancer_ips: vec![],
-                ports: vec![ServicePort {
-                    name: "http".into(),
-                    proto: Proto::Tcp,
-                    port: 8088,
-                    node_port: 30080,
-                }],
-                internal_local: false,
-                external_local: false,
-                affinity_timeout_s: None,
-                source_ranges: vec![],
-                health_check_node_port: 0,
-            },
-        );
+        world.services.insert(Service {
+            key,
+            uid: String::new(),
+            created_unix_s: 0,
+            cluster_ips: vec!["10.96.0.8".parse().expect("ip"), "fd00::8".parse().expect("ip")],
+            external_ips: vec![],
+            load_balancer_ips: vec![],
+            ports: vec![ServicePort { name: "http".into(), proto: Proto::Tcp, port: 8088, node_port: 30080 }],
+            internal_local: false,
+            external_local: false,
+            affinity_timeout_s: None,
+            source_ranges: vec![],
+            health_check_node_port: 0,
+        });
         let names = frontend_names(&world);
         let keys: Vec<&str> = names.keys().map(String::as_str).collect();
         assert_eq!(keys, ["TCP 10.96.0.8:8088", "TCP [fd00::8]:8088", "TCP4 :30080", "TCP6 :30080"]);

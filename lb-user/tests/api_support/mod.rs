@@ -50,10 +50,15 @@ pub async fn until(what: &str, fact: impl Fn() -> bool) {
     tokio::time::timeout(DEADLINE, polled).await.unwrap_or_else(|_| panic!("never became true: {what}"));
 }
 
-/// Waits until all three watches are open.
+/// Waits until all watches are open.
 pub async fn until_watching(server: &ApiServer) {
     until("all watches are open", || Kind::ALL.iter().all(|kind| server.stats(*kind).open_watches == 1))
         .await;
+}
+
+pub fn service_cidr(name: &str, cidrs: &[&str]) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+           "metadata": {"name": name}, "spec": {"cidrs": cidrs}})
 }
 
 pub fn service(name: &str, cluster_ip: &str) -> Value {

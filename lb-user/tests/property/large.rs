@@ -10,6 +10,7 @@ pub fn node() -> NodeView {
     NodeView {
         name: "n1".to_string(),
         node_port_addresses: addresses.clone(),
+        main_addresses: addresses.clone(),
         local_addresses: addresses,
         zone: Some("a".to_string()),
     }
@@ -20,12 +21,8 @@ pub fn large(services: u32, endpoints: u32) -> World {
     let mut world = World::default();
     for s in 0..services {
         let key = Key::new("ns", format!("s{s:05}"));
-        let ports = vec![ServicePort {
-            name: String::new(),
-            proto: Proto::Tcp,
-            port: 80,
-            node_port: 10_000 + s as u16,
-        }];
+        let ports =
+            vec![ServicePort { name: "".into(), proto: Proto::Tcp, port: 80, node_port: 10_000 + s as u16 }];
         let service = Service {
             key: key.clone(),
             uid: String::new(),
@@ -46,18 +43,17 @@ pub fn large(services: u32, endpoints: u32) -> World {
             serving: true,
             terminating: false,
             node_name: None,
-            hint_zones: Vec::new(),
-            hint_nodes: Vec::new(),
+            hints: None,
         };
         let slice = Slice {
             key: key.clone(),
-            service: key.name.clone(),
+            service: key.name,
             family: Family::V4,
-            ports: vec![SlicePort { name: String::new(), proto: Proto::Tcp, port: 8080 }],
+            ports: vec![SlicePort { name: "".into(), proto: Proto::Tcp, port: 8080 }],
             endpoints: (0..endpoints).map(endpoint).collect(),
         };
-        world.services.insert(key.clone(), service);
-        world.slices.insert(key, slice);
+        world.services.insert(service);
+        world.slices.insert(slice);
     }
     world
 }

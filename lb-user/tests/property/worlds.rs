@@ -1,9 +1,14 @@
 //! Random worlds: few names and few addresses, so that collisions, moves and returns are frequent.
 
-use lb_user::model::{Endpoint, Family, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
+use lb_user::model::{Endpoint, Family, Hints, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The second one has the test node's own addresses, the third is everything.
+const RANGES: [&str; 6] =
+    ["10.0.0.0/9", "10.192.0.0/16", "0.0.0.0/0", "fd00::/16", "fd00:fe::/32", "192.0.2.0/24"];
 
 /// A change of one object; `None` deletes it.
 #[derive(Clone, Debug)]
@@ -24,8 +29,8 @@ fn proto() -> impl Strategy<Value = Proto> {
     prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)]
 }
 
-fn port_name() -> impl Strategy<Value = String> {
-    prop_oneof![Just("a".to_string()), Just("b".to_string())]
+fn port_name() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof![Just("a".into()), Just("b".into())]
 }
 
 fn service(key: Key) -> impl Strategy<Value = Service> {
@@ -37,9 +42,17 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
         prop::collection::vec(1u8..4, 0..2),
         prop::collection::vec(port, 1..4),
         (any::<bool>(), any::<bool>(), prop::option::of(1u32..3)),
+        prop::sample::subsequence(&RANGES[..], 0..3),
     )
         .prop_map(
-            move |((created_unix_s, ip, dual), vips, externals, ports, (int, ext, affinity_timeout_s))| {
+            move |(
+                (created_unix_s, ip, dual),
+                vips,
+                externals,
+                ports,
+                (int, ext, affinity_timeout_s),
+                ranges,
+            )| {
                 let mut cluster_ips = vec![v4(0, ip)];
                 if dual {
                     cluster_ips.push(v6(0, ip));
@@ -55,7 +68,7 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
                     internal_local: int,
                     external_local: ext,
                     affinity_timeout_s,
-                    source_ranges: Vec::new(),
+                    source_ranges: ranges.iter().map(|text| text.parse().expect("network")).collect(),
                     health_check_node_port: 0,
                 }
             },
@@ -63,17 +76,18 @@ fn service(key: Key) -> impl Strategy<Value = Service> {
 }
 
 fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
-    let node = prop_oneof![Just(None), Just(Some("n1".to_string())), Just(Some("n2".to_string()))];
+    let node = prop_oneof![Just(None), Just(Some("n1".into())), Just(Some("n2".into()))];
     let zones = prop_oneof![Just(vec![]), Just(vec!["a".to_string()]), Just(vec!["b".to_string()])];
-    (1u8..8, prop::array::uniform3(any::<bool>()), node, zones).prop_map(
-        move |(host, [ready, serving, terminating], node_name, hint_zones)| Endpoint {
+    let nodes = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["n1".to_string()])];
+    let hints = (zones, nodes).prop_map(|(zones, nodes)| Hints::of(zones, nodes));
+    (1u8..8, prop::array::uniform3(any::<bool>()), node, hints).prop_map(
+        move |(host, [ready, serving, terminating], node_name, hints)| Endpoint {
             addr: if family == Family::V4 { v4(1, host) } else { v6(1, host) },
             ready: ready && !terminating,
             serving: serving || (ready && !terminating),
             terminating,
             node_name,
-            hint_zones,
-            hint_nodes: Vec::new(),
+            hints,
         },
     )
 }
@@ -86,7 +100,7 @@ fn slice(key: Key) -> impl Strategy<Value = Slice> {
         let key = key.clone();
         prop::collection::vec(endpoint(family), 0..6).prop_map(move |endpoints| Slice {
             key: key.clone(),
-            service: format!("s{service}"),
+            service: format!("s{service}").into(),
             family,
             ports: ports.clone(),
             endpoints,
@@ -110,9 +124,9 @@ pub fn world_of(events: &[Event]) -> World {
     let mut world = World::default();
     for event in events {
         match event {
-            Event::Service(key, Some(s)) => drop(world.services.insert(key.clone(), s.clone())),
+            Event::Service(_, Some(s)) => drop(world.services.insert(s.clone())),
             Event::Service(key, None) => drop(world.services.remove(key)),
-            Event::Slice(key, Some(s)) => drop(world.slices.insert(key.clone(), s.clone())),
+            Event::Slice(_, Some(s)) => drop(world.slices.insert(s.clone())),
             Event::Slice(key, None) => drop(world.slices.remove(key)),
         }
     }
@@ -131,12 +145,17 @@ pub fn last_of_each(events: &[Event]) -> Vec<Event> {
 /// Shuffles the lists in objects whose order means nothing.
 pub fn shuffle_lists(world: &mut World, seed: u64) {
     let mut numbers = fastrand::Rng::with_seed(seed);
-    for service in world.services.values_mut() {
+    for service in world.services.clone().values() {
+        let mut service = service.clone();
         numbers.shuffle(&mut service.cluster_ips);
         numbers.shuffle(&mut service.external_ips);
         numbers.shuffle(&mut service.load_balancer_ips);
+        numbers.shuffle(&mut service.source_ranges);
+        world.services.insert(service);
     }
-    for slice in world.slices.values_mut() {
+    for slice in world.slices.clone().values() {
+        let mut slice = slice.clone();
         numbers.shuffle(&mut slice.ports);
+        world.slices.insert(slice);
     }
 }

@@ -13,14 +13,18 @@
 //! ```
 
 use anyhow::{Context, Result, anyhow, bail};
-use lb_user::model::{Endpoint, Family, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort};
+use ipnet::IpNet;
+use lb_user::model::{Endpoint, Family, Hints, Key, NodeView, Proto, Service, ServicePort, Slice, SlicePort};
 use lb_user::tables::Limits;
 use std::net::IpAddr;
+
+/// Unless the script says otherwise.
+pub const LIMITS: Limits = Limits { services: 64, backends: 64, slots: 256, ranges: 64 };
 
 /// One statement.
 pub enum Statement {
     Limits(Limits),
-    ExternalIps,
+    ExternalIpCidrs(Vec<IpNet>),
     Node(NodeView),
     Service(Service),
     Slice(Slice),
@@ -72,7 +76,9 @@ fn add(statements: &mut Vec<Statement>, text: &str, line: usize) -> Result<()> {
     let name = || rest.first().copied().ok_or_else(|| anyhow!("name missing"));
     statements.push(match first {
         "limits" => Statement::Limits(limits(&rest)?),
-        "external-ips" => Statement::ExternalIps,
+        "external-ip-cidrs" => {
+            Statement::ExternalIpCidrs(rest.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?)
+        }
         "node" => Statement::Node(node(name()?, &rest[1..])?),
         "service" => Statement::Service(service(name()?, &rest[1..])?),
         "slice" => Statement::Slice(slice(name()?, &rest[1..])?),
@@ -96,12 +102,13 @@ fn key(text: &str) -> Result<Key> {
 }
 
 fn limits(words: &[&str]) -> Result<Limits> {
-    let mut limits = Limits { services: 64, backends: 64, slots: 256 };
+    let mut limits = LIMITS;
     for word in words {
         match word.split_once('=').context("KEY=VALUE")? {
             ("services", n) => limits.services = n.parse()?,
             ("backends", n) => limits.backends = n.parse()?,
             ("slots", n) => limits.slots = n.parse()?,
+            ("ranges", n) => limits.ranges = n.parse()?,
             _ => bail!("unknown limit {word}"),
         }
     }
@@ -116,6 +123,7 @@ fn node(name: &str, words: &[&str]) -> Result<NodeView> {
             ("address", a) => {
                 node.node_port_addresses.push(a.parse()?);
                 node.local_addresses.push(a.parse()?);
+                node.main_addresses.push(a.parse()?);
             }
             _ => bail!("unknown word {word}"),
         }
@@ -143,12 +151,15 @@ fn service(name: &str, words: &[&str]) -> Result<Service> {
         internal_local: false,
         external_local: false,
         affinity_timeout_s: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: 0,
     };
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("created", n) => service.created_unix_s = n.parse()?,
             ("ip", a) => service.cluster_ips.push(a.parse()?),
             ("external", a) => service.external_ips.push(a.parse()?),
+            ("range", net) => service.source_ranges.push(net.parse()?),
             ("vip", a) => service.load_balancer_ips.push(a.parse()?),
             ("affinity", n) => service.affinity_timeout_s = Some(n.parse()?),
             ("internal-local", _) => service.internal_local = true,
@@ -159,7 +170,7 @@ fn service(name: &str, words: &[&str]) -> Result<Service> {
                     (parts.first_chunk().context("NAME/PROTO/PORT")?, parts.get(3));
                 let node_port = node_port.map_or(Ok(0), |n| n.parse())?;
                 let (proto, port) = (proto(protocol)?, port.parse()?);
-                service.ports.push(ServicePort { name: name.to_string(), proto, port, node_port });
+                service.ports.push(ServicePort { name: name.into(), proto, port, node_port });
             }
             _ => bail!("unknown word {word}"),
         }
@@ -169,16 +180,15 @@ fn service(name: &str, words: &[&str]) -> Result<Service> {
 
 fn slice(name: &str, words: &[&str]) -> Result<Slice> {
     let key = key(name)?;
-    let mut slice =
-        Slice { key, service: String::new(), family: Family::V4, ports: vec![], endpoints: vec![] };
+    let mut slice = Slice { key, service: "".into(), family: Family::V4, ports: vec![], endpoints: vec![] };
     for word in words {
         match word.split_once('=').context("KEY=VALUE")? {
-            ("for", service) => slice.service = service.to_string(),
+            ("for", service) => slice.service = service.into(),
             ("port", p) => {
                 let [name, protocol, port] = p.split('/').collect::<Vec<_>>()[..] else {
                     bail!("NAME/PROTO/PORT")
                 };
-                let (name, proto, port) = (name.to_string(), proto(protocol)?, port.parse()?);
+                let (name, proto, port) = (name.into(), proto(protocol)?, port.parse()?);
                 slice.ports.push(SlicePort { name, proto, port });
             }
             _ => bail!("unknown word {word}"),
@@ -196,17 +206,18 @@ fn endpoint(address: &str, words: &[&str]) -> Result<Endpoint> {
         serving: !words.contains(&"unready") || words.contains(&"serving"),
         terminating: words.contains(&"terminating"),
         node_name: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
+        hints: None,
     };
+    let mut hints = Hints::default();
     for word in words {
         match word.split_once('=') {
-            Some(("node", name)) => endpoint.node_name = Some(name.to_string()),
-            Some(("zones", zones)) => endpoint.hint_zones = list(zones),
-            Some(("nodes", nodes)) => endpoint.hint_nodes = list(nodes),
+            Some(("node", name)) => endpoint.node_name = Some(name.into()),
+            Some(("zones", zones)) => hints.zones = list(zones),
+            Some(("nodes", nodes)) => hints.nodes = list(nodes),
             None if ["unready", "serving", "terminating"].contains(word) => {}
             _ => bail!("unknown word {word}"),
         }
     }
+    endpoint.hints = Hints::of(hints.zones, hints.nodes);
     Ok(endpoint)
 }

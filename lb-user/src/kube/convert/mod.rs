@@ -6,20 +6,25 @@
 
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
+mod text;
 
 pub use node::node;
 pub use service::service;
+pub use service_cidr::service_cidr;
 pub use slice::slice;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::model::{Key, NodeObject, Problem, Proto, Service, Slice};
+use crate::model::{Key, NodeObject, Problem, Proto, Service, ServiceCidr, Slice};
 
 /// Label that hands a Service to another proxy (spec O1).
 pub const LABEL_SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -65,11 +70,13 @@ pub struct Converted<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
-    Service(Service),
+    Service(Arc<Service>),
     /// An EndpointSlice.
-    Slice(Slice),
+    Slice(Arc<Slice>),
     /// A Node.
     Node(NodeObject),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
 }
 
 /// Converts an object by its `apiVersion` and `kind`; `None` for kinds that are not used.
@@ -79,9 +86,12 @@ pub fn object(json: &Value, selection: &Selection) -> Option<Converted<Object>> 
     }
     let text = |field: &str| json.get(field).and_then(Value::as_str).unwrap_or_default();
     match (text("apiVersion"), text("kind")) {
-        ("v1", "Service") => wrap(service(json, selection), Object::Service),
-        ("discovery.k8s.io/v1", "EndpointSlice") => wrap(slice(json, selection), Object::Slice),
+        ("v1", "Service") => wrap(service(json, selection), |service| Object::Service(Arc::new(service))),
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            wrap(slice(json, selection), |slice| Object::Slice(Arc::new(slice)))
+        }
         ("v1", "Node") => wrap(node(json), Object::Node),
+        ("networking.k8s.io/v1", "ServiceCIDR") => wrap(service_cidr(json), Object::ServiceCidr),
         _ => None,
     }
 }
@@ -176,20 +186,29 @@ impl Notes {
             self.add("metadata", "needs a name and a namespace");
             return None;
         };
-        Some(Key::new(namespace, name))
+        Some(Key::new(namespace.as_str(), name.as_str()))
     }
 
     /// An address that can be a destination, or a problem.
     fn address(&mut self, field: impl Into<String>, text: &str) -> Option<IpAddr> {
-        let fault = match text.parse::<IpAddr>() {
-            Err(_) => format!("`{text}` is not an IP address"),
-            Ok(address) => match special(&address) {
+        let fault = match text::address(text) {
+            None => format!("`{text}` is not an IP address"),
+            Some(address) => match special(&address) {
                 None => return Some(address),
                 Some(what) => format!("`{text}` is {what} and cannot be used"),
             },
         };
         self.add(field, fault);
         None
+    }
+
+    /// A network, without the bits behind its prefix, or a problem.
+    fn network(&mut self, field: impl Into<String>, text: &str) -> Option<IpNet> {
+        let network = text::network(text);
+        if network.is_none() {
+            self.add(field, format!("`{text}` is not a network (ADDRESS/BITS)"));
+        }
+        network
     }
 
     fn port(&mut self, field: impl Into<String>, number: i32) -> Option<u16> {

@@ -1,7 +1,9 @@
-//! Services (spec O1 to O4, M1 to M4, M10).
+//! Services (spec O1 to O4, M1 to M6, M10).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
@@ -28,6 +30,13 @@ fn convert(notes: &mut Notes, typed: &core::Service, selection: &Selection) -> O
     {
         return None;
     }
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let accessible = balanced
+        || spec.type_.as_deref() == Some("NodePort")
+        || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    // The policy means nothing where nothing outside can come in.
+    let external_local =
+        local(notes, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()) && accessible;
     Some(Service {
         key: notes.key(&typed.metadata)?,
         uid: typed.metadata.uid.clone().unwrap_or_default(),
@@ -37,10 +46,13 @@ fn convert(notes: &mut Notes, typed: &core::Service, selection: &Selection) -> O
         load_balancer_ips: load_balancer_ips(notes, typed),
         ports: ports(notes, spec),
         internal_local: local(notes, "spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
-        external_local: local(notes, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
+        external_local,
         affinity_timeout_s: affinity(notes, spec),
-        source_ranges: Vec::new(),
-        health_check_node_port: 0,
+        source_ranges: source_ranges(notes, spec),
+        health_check_node_port: match balanced && external_local {
+            true => health_check_node_port(notes, spec),
+            false => 0,
+        },
     })
 }
 
@@ -95,6 +107,28 @@ fn load_balancer_ips(notes: &mut Notes, typed: &core::Service) -> Vec<IpAddr> {
     .collect()
 }
 
+/// M5: white space around does no harm, what is no network is left out.
+fn source_ranges(notes: &mut Notes, spec: &core::ServiceSpec) -> Vec<IpNet> {
+    let texts = spec.load_balancer_source_ranges.iter().flatten().enumerate();
+    let networks = texts
+        .filter_map(|(index, text)| notes.network(format!("spec.loadBalancerSourceRanges[{index}]"), text));
+    let mut networks: Vec<IpNet> = networks.collect();
+    networks.sort();
+    networks.dedup();
+    networks
+}
+
+/// M6: of a load-balanced Service whose policy is Local; the API server gives it a number then.
+fn health_check_node_port(notes: &mut Notes, spec: &core::ServiceSpec) -> u16 {
+    match spec.health_check_node_port.unwrap_or(0) {
+        0 => {
+            notes.add("spec.healthCheckNodePort", "is missing, although externalTrafficPolicy is Local");
+            0
+        }
+        number => notes.port("spec.healthCheckNodePort", number).unwrap_or(0),
+    }
+}
+
 /// M1: one entry per name and protocol.
 fn ports(notes: &mut Notes, spec: &core::ServiceSpec) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
@@ -106,7 +140,7 @@ fn ports(notes: &mut Notes, spec: &core::ServiceSpec) -> Vec<ServicePort> {
             None | Some(0) => 0,
             Some(number) => notes.port(field(".nodePort"), number).unwrap_or(0),
         };
-        let name = port.name.clone().unwrap_or_default();
+        let name: Arc<str> = port.name.as_deref().unwrap_or_default().into();
         if ports.iter().any(|known| known.name == name && known.proto == proto) {
             notes.add(
                 field(".name"),

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::Value;
 
 use super::{Converted, LABEL_SERVICE_NAME, Notes, Selection};
-use crate::model::{Endpoint, Family, Slice, SlicePort};
+use crate::model::{Endpoint, Family, Hints, Slice, SlicePort};
 
 /// Converts a slice; one that is not Fairway's to use gives nothing.
 pub fn slice(json: &Value, selection: &Selection) -> Converted<Slice> {
@@ -34,7 +34,7 @@ fn convert(notes: &mut Notes, typed: &discovery::EndpointSlice, selection: &Sele
     let ports = ports(notes, typed.ports.as_deref().unwrap_or_default());
     let endpoints = typed.endpoints.iter().enumerate();
     let endpoints = endpoints.filter_map(|(index, each)| endpoint(notes, index, each, family)).collect();
-    Some(Slice { key, service: service.clone(), family, ports, endpoints })
+    Some(Slice { key, service: service.as_str().into(), family, ports, endpoints })
 }
 
 /// E3: a port without a name or a number is left out.
@@ -42,7 +42,7 @@ fn ports(notes: &mut Notes, ports: &[discovery::EndpointPort]) -> Vec<SlicePort>
     let mut known = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let field = |name: &str| format!("ports[{index}]{name}");
-        let Some(name) = port.name.clone() else {
+        let Some(name) = port.name.as_deref().map(Into::into) else {
             notes.add(field(".name"), "a port without a name is left out");
             continue;
         };
@@ -80,8 +80,10 @@ fn endpoint(
         ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        node_name: typed.node_name.clone().filter(|name| !name.is_empty()),
-        hint_zones: zones.iter().map(|zone| zone.name.clone()).collect(),
-        hint_nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        node_name: typed.node_name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+        hints: Hints::of(
+            zones.iter().map(|zone| zone.name.clone()).collect(),
+            nodes.iter().map(|node| node.name.clone()).collect(),
+        ),
     })
 }

@@ -5,13 +5,14 @@
 //! object of a name wins.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::parse::{Parsed, parse};
 use crate::kube::convert::{Object, Selection};
 use crate::model::{Problem, World};
+use crate::sources::intern::Interner;
 
 /// Everything known of the directory.
 pub(super) struct Files {
@@ -19,6 +20,7 @@ pub(super) struct Files {
     node_name: String,
     selection: Selection,
     files: BTreeMap<String, File>,
+    names: Interner,
 }
 
 #[derive(Default)]
@@ -33,7 +35,7 @@ struct File {
 impl Files {
     /// Nothing read yet.
     pub(super) fn new(dir: PathBuf, node_name: String, selection: Selection) -> Self {
-        Files { dir, node_name, selection, files: BTreeMap::new() }
+        Files { dir, node_name, selection, files: BTreeMap::new(), names: Interner::default() }
     }
 
     /// Reads what has changed; an error means that the directory cannot be listed and nothing was changed.
@@ -75,7 +77,14 @@ impl Files {
             // Reading nothing from a file that had objects is most likely the middle of a rewrite.
             file.fault = Some(vec![whole("is empty; delete it to remove its objects".into())]);
         } else {
-            let parsed = parse(name, &text, &self.selection);
+            let mut parsed = parse(name, &text, &self.selection);
+            for (_, object) in &mut parsed.objects {
+                if let Object::Slice(slice) = object
+                    && let Some(slice) = Arc::get_mut(slice)
+                {
+                    self.names.share(slice);
+                }
+            }
             if parsed.broken && !file.good.objects.is_empty() {
                 file.fault = Some(parsed.problems);
             } else {
@@ -99,24 +108,27 @@ impl Files {
                 }
             }
         }
+        world.service_cidrs.sort();
+        world.service_cidrs.dedup();
         (world, problems)
     }
 
     /// Inserts an object; the name if there is one of that name already.
     fn insert(&self, world: &mut World, object: &Object) -> Option<String> {
         match object {
-            Object::Service(service) => match world.services.entry(service.key.clone()) {
-                Entry::Occupied(known) => return Some(format!("Service {}", known.key())),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(service.clone());
+            Object::Service(service) => {
+                if world.services.contains_key(&service.key) {
+                    return Some(format!("Service {}", service.key));
                 }
-            },
-            Object::Slice(slice) => match world.slices.entry(slice.key.clone()) {
-                Entry::Occupied(known) => return Some(format!("EndpointSlice {}", known.key())),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(slice.clone());
+                world.services.insert(service.clone());
+            }
+            Object::Slice(slice) => {
+                if world.slices.contains_key(&slice.key) {
+                    return Some(format!("EndpointSlice {}", slice.key));
                 }
-            },
+                world.slices.insert(slice.clone());
+            }
+            Object::ServiceCidr(object) => world.service_cidrs.extend(&object.cidrs),
             Object::Node(node) if node.name == self.node_name => match &world.node {
                 Some(known) => return Some(format!("Node {}", known.name)),
                 None => world.node = Some(node.clone()),

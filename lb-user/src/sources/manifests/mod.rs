@@ -1,4 +1,5 @@
-//! A directory of manifests as a source: Services, EndpointSlices and Nodes in `*.yaml`, `*.yml` and `*.json` files.
+//! A directory of manifests as a source: Services, EndpointSlices, Nodes and ServiceCIDRs in `*.yaml`, `*.yml` and
+//! `*.json` files.
 //!
 //! The directory is watched, and looked at every few seconds as well, for file systems that tell nothing. A broken
 //! file keeps what it last said well; the problem names file, document and field. Replace files by renaming.

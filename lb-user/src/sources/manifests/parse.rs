@@ -71,8 +71,9 @@ fn take(parsed: &mut Parsed, place: &str, mut json: Value, selection: &Selection
     }
     convert::fill_defaults(&mut json);
     let Some(converted) = convert::object(&json, selection) else {
-        let message =
-            format!("`{kind}` of this apiVersion is not read: only Service, EndpointSlice and Node are");
+        let message = format!(
+            "`{kind}` of this apiVersion is not read: only Service, EndpointSlice, Node, ServiceCIDR"
+        );
         parsed.problems.push(Problem { object: place.to_owned(), field: "kind".into(), message });
         return;
     };
