@@ -5,6 +5,7 @@
 //! the objects to the datapath of each node, read from the kernel, and what the clients saw of it. No request
 //! may fail, and none that began after the change was in the datapath may reach the pod that goes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -96,6 +97,7 @@ pub fn churn(stage: &mut Stage, screen: &Screen, interrupt: &Interrupt) -> Resul
     let coming = spare(stage)?;
     let watcher = Watcher::open(stage.cluster.nodes())?;
     let (mut traffic, description) = start_traffic(stage, interrupt)?;
+    description.iter().for_each(|line| screen.remark(&format!("{line}, by {CLIENTS} clients without pause")));
 
     let step = screen.step(format!("Removing {} under traffic", leaving.name));
     traffic.wait(&step, "requests before the change", |samples| samples.len() >= BEFORE)?;
@@ -106,7 +108,8 @@ pub fn churn(stage: &mut Stage, screen: &Screen, interrupt: &Interrupt) -> Resul
     stage.start_workload(&coming.name, &coming.pod)?;
     stage.example.add(&coming.name, &coming.pod);
     let come = change(stage, &watcher, interrupt, &mut problems)?;
-    let enough = |samples: &[Sample]| answers_of(samples, &coming.name).count() >= NEW_ANSWERS;
+    let enough =
+        |samples: &[Sample]| answers_of(samples, &coming.name).take(NEW_ANSWERS).count() >= NEW_ANSWERS;
     traffic.wait(&step, "answers of the new pod", enough)?;
     step.done(format!("in every node's datapath after {}", millis(slowest(&come))));
 
@@ -161,7 +164,7 @@ fn remove(
     let without = stage.example.members.iter().filter(|member| member.name != leaving.name);
     stage.example.members = without.cloned().collect();
     let arrival = change(stage, watcher, traffic.interrupt, &mut problems)?;
-    let after = |samples: &[Sample]| started_after(samples, arrival.everywhere).count() >= AFTER;
+    let after = |samples: &[Sample]| started_after(samples, arrival.everywhere).take(AFTER).count() >= AFTER;
     traffic.wait(step, "requests after the change", after)?;
     // Every request that it had is answered by now: what began before the change is over.
     stage.workloads.remove(&leaving.name);
@@ -188,10 +191,14 @@ fn change(
 impl Traffic<'_> {
     /// Waits until `done` holds for each kind of traffic.
     fn wait(&mut self, step: &Step, what: &'static str, done: impl Fn(&[Sample]) -> bool) -> Result<()> {
-        step.now(what);
-        let end = Instant::now() + DEADLINE;
+        let (end, seen) = (Instant::now() + DEADLINE, Cell::new(0));
         for load in &mut self.loads {
-            while !load.until(LOOK, &done) {
+            let look = |samples: &[Sample]| {
+                seen.set(samples.len());
+                done(samples)
+            };
+            while !load.until(LOOK, look) {
+                step.now(format!("{} requests so far, waiting for {what}", count(seen.get())));
                 self.interrupt.check()?;
                 ensure!(Instant::now() < end, "traffic did not bring enough {what} within {DEADLINE:?}");
             }
@@ -253,12 +260,13 @@ fn failures(samples: &[Sample]) -> BTreeMap<String, usize> {
     failures
 }
 
+/// From the newest on, as the next: whoever waits for a few of the newest need not look at all.
 fn answers_of<'a>(samples: &'a [Sample], pod: &'a str) -> impl Iterator<Item = &'a Sample> {
-    samples.iter().filter(move |sample| sample.result.as_deref() == Ok(pod))
+    samples.iter().rev().filter(move |sample| sample.result.as_deref() == Ok(pod))
 }
 
 fn started_after(samples: &[Sample], time: Instant) -> impl Iterator<Item = &Sample> {
-    samples.iter().filter(move |sample| sample.started > time)
+    samples.iter().rev().filter(move |sample| sample.started > time)
 }
 
 fn slowest(arrival: &Arrival) -> f64 {
@@ -292,4 +300,41 @@ pub fn show(screen: &Screen, facts: &ChurnFacts) {
     screen.show(&table);
     let verdict = format!("{} requests during both changes, {} failed", count(facts.requests), facts.failed);
     if facts.failed == 0 { screen.praise(&verdict) } else { screen.complain(&verdict) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    fn sample(at: Instant, result: Result<&str, ErrorKind>) -> Sample {
+        Sample { started: at, ended: at + Duration::from_millis(1), result: result.map(str::to_owned) }
+    }
+
+    #[test]
+    fn only_requests_that_began_after_the_change_count_against_the_removed_pod() {
+        let changed = Instant::now();
+        let everywhere = changed + Duration::from_millis(5);
+        let samples = [
+            sample(changed, Ok("web-3")),
+            sample(everywhere + Duration::from_millis(1), Ok("web-1")),
+            sample(everywhere + Duration::from_millis(2), Ok("web-3")),
+        ];
+        let after: Vec<_> = started_after(&samples, everywhere).collect();
+        assert_eq!(after.len(), 2);
+        assert_eq!(answers_of(&samples, "web-3").count(), 2);
+        assert_eq!(after.iter().filter(|s| s.result.as_deref() == Ok("web-3")).count(), 1);
+    }
+
+    #[test]
+    fn failures_are_counted_by_their_reason() {
+        let now = Instant::now();
+        let samples = [
+            sample(now, Err(ErrorKind::TimedOut)),
+            sample(now, Err(ErrorKind::TimedOut)),
+            sample(now, Ok("web-1")),
+        ];
+        assert_eq!(failures(&samples).into_values().collect::<Vec<_>>(), [2]);
+    }
 }

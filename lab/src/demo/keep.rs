@@ -180,24 +180,27 @@ fn commands(stage: &Stage, scripts: &[PathBuf], objects: &Path) -> Vec<Command> 
     let [node_port, _] = stage.node_ports(stage.cluster.node(1));
     let mut commands = vec![Command {
         what: "a request from outside",
-        command: enter(stage.cluster.client(), &format!("curl http://{node_port}/")),
+        command: enter(stage.cluster.client(), &format!("curl -s http://{node_port}/")),
     }];
     if let (Some(ip), Some(pod)) = (stage.cluster_ips().last(), stage.cluster.pods().last()) {
-        commands
-            .push(Command { what: "one from a pod", command: enter(&pod.ns, &format!("curl http://{ip}/")) });
+        commands.push(Command {
+            what: "one from a pod",
+            command: enter(&pod.ns, &format!("curl -s 'http://{ip}/'")),
+        });
     }
     let fairway = |arguments: &str| {
         scripts.first().map(|script| format!("sh {} {arguments}", script.display())).unwrap_or_default()
     };
     let subcommands = [
         ("what node-1's kernel has", "services"),
-        ("its connections", "flows"),
+        ("its connections", "flows | head"),
         ("how its packets ended", "drops"),
         ("its agent, interfaces and maps", "status"),
     ];
     commands.extend(subcommands.map(|(what, arguments)| Command { what, command: fairway(arguments) }));
     let file = objects.join("web-endpoints.yaml");
-    commands.push(Command { what: "change the endpoints", command: format!("editor {}", file.display()) });
+    let what = "set `ready: false` for a pod, and see `services` follow within a second or two";
+    commands.push(Command { what, command: format!("${{EDITOR:-nano}} {}", file.display()) });
     commands
 }
 
@@ -207,11 +210,11 @@ fn enter(ns: &Ns, command: &str) -> String {
 
 /// Prints the way in.
 pub fn show(screen: &Screen, facts: &KeepFacts) {
-    let mut table = screen.table(&["WHO", "ADDRESSES", "ENTER WITH"]);
+    let mut table = screen.list(&["WHO", "ADDRESSES", "ENTER WITH"]);
     for place in &facts.places {
         table.add_row([
             place.who.clone(),
-            place.addresses.map(|ip| ip.to_string()).join("  "),
+            place.addresses.map(|ip| ip.to_string()).join(" "),
             place.enter.clone(),
         ]);
     }

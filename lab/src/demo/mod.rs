@@ -21,7 +21,7 @@ pub mod workload;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -30,6 +30,8 @@ use facts::{Facts, ms};
 use interrupt::{EXIT_STATUS, Interrupt};
 use screen::{Screen, millis};
 use stage::Stage;
+
+use crate::residue;
 
 /// What the demo takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,6 +53,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let mut facts = Facts::default();
     let finished = play(options, &screen, &interrupt, &mut facts);
+    if facts.kept.is_none() {
+        facts.problems.extend(leftovers());
+    }
     facts.duration_ms = ms(started.elapsed());
     if let Err(error) = &finished
         && !interrupt.asked()
@@ -75,14 +80,19 @@ fn play(options: &Options, screen: &Screen, interrupt: &Interrupt, facts: &mut F
     stage::show(screen, &cluster);
     facts.cluster = Some(cluster);
 
-    screen.heading("2  The Service, as the kernels of the nodes have it");
     let service = service::read(&stage)?;
+    screen.heading(&format!("2  The Service {}, as the kernels of the nodes have it", service.name));
     service::show(&stage, screen, &service);
     note(screen, facts, service::problems(&stage, &service));
     facts.service = Some(service);
     interrupt.check()?;
 
     screen.heading("3  Requests, from outside to every node and from pods to the clusterIP");
+    screen.remark(
+        "Right is: a pod's own address is kept, unless it is answered by itself (hairpin).\n\
+         An outside client's is kept where the pod is on the node that was asked; elsewhere\n\
+         it becomes that node's, so that the answer finds its way back.",
+    );
     let (requests, problems) = requests::ask(&stage, screen, interrupt)?;
     requests::show(screen, &requests);
     note(screen, facts, problems);
@@ -128,6 +138,15 @@ fn note(screen: &Screen, facts: &mut Facts, problems: Vec<String>) {
     facts.problems.extend(problems);
 }
 
+/// What this process still has on the machine, after all should be gone.
+fn leftovers() -> Option<String> {
+    let prefix = format!("fw{}-", process::id());
+    let left: Vec<String> =
+        residue::runs().iter().map(residue::Run::name).filter(|name| name.starts_with(&prefix)).collect();
+    (!left.is_empty())
+        .then(|| format!("left behind: {}; `cargo xtask lab clean` removes it", left.join(", ")))
+}
+
 fn conclude(screen: &Screen, interrupt: &Interrupt, facts: &Facts) {
     screen.say("");
     let took = millis(facts.duration_ms);
@@ -138,7 +157,8 @@ fn conclude(screen: &Screen, interrupt: &Interrupt, facts: &Facts) {
         screen.complain(problem);
     }
     if interrupt.asked() {
-        screen.complain(&format!("Interrupted after {took}; the cluster was removed."));
+        let removed = if facts.problems.is_empty() { "; what it had made is removed" } else { "" };
+        screen.complain(&format!("Interrupted after {took}{removed}."));
     } else {
         screen.complain(&format!("Not as it should be: {} (after {took}).", problems(facts.problems.len())));
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::inventory::{Census, Inventory};
-use super::screen::Screen;
+use super::screen::{Screen, align_right};
 use super::stage::Stage;
 
 /// The kernel frees programs and maps a moment after their last user has gone.
@@ -35,7 +35,7 @@ pub fn remove(mut stage: Stage, screen: &Screen) -> Result<(RemovalFacts, Vec<St
     let inventory = Inventory::take(&stage.cluster)?;
     let before = inventory.census()?;
 
-    let step = screen.step("Ending the agents, then `fairway cleanup` on every node");
+    let step = screen.step("Ending the agents; `fairway cleanup` on every node");
     while let Some((name, agent)) = stage.agents.pop_first() {
         step.now(name.clone());
         agent.terminate().with_context(|| format!("end the agent of {name}"))?;
@@ -46,7 +46,7 @@ pub fn remove(mut stage: Stage, screen: &Screen) -> Result<(RemovalFacts, Vec<St
         cleanup_removed += node.fairway(["cleanup"])?.lines().count();
     }
     let after_cleanup = settle(&inventory, Census::is_clean_of_fairway)?;
-    step.done(format!("it names {cleanup_removed} things that it removed"));
+    step.done(format!("it removed {cleanup_removed} things"));
 
     let step = screen.step("Taking the cluster down");
     drop(stage);
@@ -88,10 +88,45 @@ impl RemovalFacts {
 
 /// Shows what there was and what is left.
 pub fn show(screen: &Screen, facts: &RemovalFacts) {
-    let mut table = screen.table(&["", "WHILE IT RAN", "AFTER fairway cleanup", "AT THE END"]);
+    let mut table = screen.list(&["HOW MANY THERE ARE", "WHILE IT RAN", "AFTER CLEANUP", "AT THE END"]);
     let columns = facts.before.rows().into_iter().zip(facts.after_cleanup.rows()).zip(facts.after.rows());
     for (((what, before), (_, cleaned)), (_, after)) in columns {
         table.add_row([what.to_owned(), before.to_string(), cleaned.to_string(), after.to_string()]);
     }
+    align_right(&mut table, &[1, 2, 3]);
     screen.show(&table);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census(kernel: usize, rest: usize) -> Census {
+        Census {
+            processes: rest,
+            bpf_links: kernel,
+            bpf_programs: kernel,
+            bpf_maps: kernel,
+            pins: kernel,
+            namespaces: rest,
+            network_devices: rest,
+            mounts: rest,
+            cgroups: rest,
+            directories: rest,
+        }
+    }
+
+    #[test]
+    fn a_thing_that_is_left_is_a_problem_with_its_name() {
+        let good = RemovalFacts {
+            before: census(5, 5),
+            cleanup_removed: 20,
+            after_cleanup: census(0, 5),
+            after: census(0, 0),
+        };
+        assert_eq!(good.problems(), Vec::<String>::new());
+        let bad = RemovalFacts { after: Census { mounts: 1, ..census(0, 0) }, ..good.clone() };
+        assert_eq!(bad.problems(), ["left behind: 1 mounts"]);
+        assert_eq!(RemovalFacts { after_cleanup: census(1, 5), ..good }.problems().len(), 1);
+    }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::interrupt::Interrupt;
-use super::screen::{Screen, count};
+use super::screen::{Screen, align_right, count};
 use super::stage::{Stage, node_addresses};
 use crate::cluster::Pod;
 use crate::node::Node;
@@ -186,27 +186,30 @@ impl Client<'_> {
 
 /// Shows one row per client and frontend, with a line per pod that answered.
 pub fn show(screen: &Screen, facts: &[RequestFacts]) {
-    let mut table = screen.table(&["CLIENT", "FRONTEND", "ANSWERED BY", "TIMES", "SOURCE THAT THE POD SAW"]);
+    let mut table = screen.table(&["CLIENT", "FRONTEND", "POD", "TIMES", "SAW SOURCE", "WHOSE"]);
     for row in facts {
         let answer = |a: &AnswerFacts| {
-            let source = format!("{}  {}", a.source, described(&a.source_is, &row.client));
-            [a.pod.clone(), a.times.to_string(), source]
+            [a.pod.clone(), a.times.to_string(), a.source.to_string(), described(a, &row.client)]
         };
-        let mut lines: Vec<[String; 3]> = row.answers.iter().map(answer).collect();
+        let mut lines: Vec<[String; 4]> = row.answers.iter().map(answer).collect();
         if row.failed > 0 {
-            lines.push(["nobody".to_owned(), row.failed.to_string(), String::new()]);
+            lines.push(["nobody".to_owned(), row.failed.to_string(), String::new(), String::new()]);
         }
         let column = |n: usize| lines.iter().map(|line| line[n].as_str()).collect::<Vec<_>>().join("\n");
         let frontend = format!("{}\n{}", row.frontend, row.address);
-        table.add_row([row.client.clone(), frontend, column(0), column(1), column(2)]);
+        let client = row.client.replacen(' ', "\n", 1);
+        table.add_row([client, frontend, column(0), column(1), column(2), column(3)]);
     }
+    align_right(&mut table, &[3]);
     screen.show(&table);
 }
 
-fn described(source_is: &str, client: &str) -> String {
-    if source_is == "client" || client.starts_with(&format!("{source_is} ")) {
-        "the client's own".to_owned()
-    } else {
-        format!("{source_is}'s")
+fn described(answer: &AnswerFacts, client: &str) -> String {
+    let is_client = |who: &str| client.starts_with(&format!("{who} "));
+    match answer.source_is.as_str() {
+        "client" => "the client's".to_owned(),
+        who if is_client(who) => "the client's".to_owned(),
+        node if is_client(&answer.pod) => format!("{node} (hairpin)"),
+        node => node.to_owned(),
     }
 }

@@ -207,7 +207,7 @@ impl RestartFacts {
 /// Shows what happened.
 pub fn show(screen: &Screen, facts: &RestartFacts) {
     let kept = |same: bool| if same { "the same" } else { "changed" }.to_owned();
-    let mut table = screen.table(&["SIGKILL OF AN AGENT", &facts.node]);
+    let mut table = screen.list(&["SIGKILL OF AN AGENT", &facts.node]);
     let mut row = |what: &str, value: String| {
         table.add_row([what.to_owned(), value]);
     };
@@ -227,4 +227,44 @@ pub fn show(screen: &Screen, facts: &RestartFacts) {
     screen.show(&table);
     let verdict = format!("{} of {} connections lost", facts.lost, count(facts.connections));
     if facts.lost == 0 { screen.praise(&verdict) } else { screen.complain(&verdict) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> RestartFacts {
+        RestartFacts {
+            node: "node-1".to_owned(),
+            connections: 2 * CONNECTIONS,
+            lost: 0,
+            answers: 3000,
+            answers_without_agent: 1000,
+            longest_wait_ms: 20.0,
+            new_connections: 2 * NEW_CONNECTIONS,
+            new_connections_failed: 0,
+            without_agent_ms: 1000.0,
+            ready_again_ms: 300.0,
+            same_programs: true,
+            same_backends: true,
+        }
+    }
+
+    #[test]
+    fn one_lost_connection_is_a_problem() {
+        assert_eq!(good().problems(), Vec::<String>::new());
+        assert_eq!(RestartFacts { lost: 1, ..good() }.problems(), ["1 of 1000 connections were lost"]);
+    }
+
+    #[test]
+    fn whatever_did_not_survive_is_a_problem() {
+        let bad = RestartFacts {
+            connections: 999,
+            new_connections_failed: 2,
+            same_programs: false,
+            same_backends: false,
+            ..good()
+        };
+        assert_eq!(bad.problems().len(), 4);
+    }
 }

@@ -7,10 +7,17 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use comfy_table::{Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, LineStyle, Table, TableStyle};
 use console::{Style, Term};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// Rows of one line each.
+const LIST: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('─').junction('─'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+/// Rows of several lines, hence with something between them.
+const TABLE: TableStyle = LIST.row_separator(LineStyle::none().fill('┈').junction('┈'));
 const SPINNER_PERIOD: Duration = Duration::from_millis(80);
 
 /// Where the demo speaks.
@@ -52,10 +59,23 @@ impl Screen {
         self.say(format!("{} {text}", self.style().green().apply_to("✓")));
     }
 
-    /// An empty table in the demo's style.
+    /// An empty table for rows of several lines. Cells are not wrapped: their lines belong together.
     pub fn table(&self, header: &[&str]) -> Table {
+        self.styled_table(TABLE, header)
+    }
+
+    /// An empty table for rows of one line.
+    pub fn list(&self, header: &[&str]) -> Table {
+        self.styled_table(LIST, header)
+    }
+
+    fn styled_table(&self, style: TableStyle, header: &[&str]) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+        let bold = |title: &&str| Cell::new(title).add_attribute(Attribute::Bold);
+        table.load_style(style).set_header(header.iter().map(bold));
+        if self.on_stderr {
+            table.use_stderr();
+        }
         table
     }
 
@@ -68,7 +88,8 @@ impl Screen {
     pub fn step(&self, title: impl Into<Cow<'static, str>>) -> Step {
         let title = title.into();
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {prefix} {msg:.dim} {elapsed:.dim}")
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner:.cyan} {prefix}  {elapsed:.dim}  {wide_msg:.dim}")
         {
             bar.set_style(style);
         }
@@ -119,6 +140,15 @@ impl Drop for Step {
         if !self.told {
             self.bar.finish_and_clear();
             self.screen.complain(&format!("{}: not finished", self.title));
+        }
+    }
+}
+
+/// Puts the numbers of these columns below each other.
+pub fn align_right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
     }
 }

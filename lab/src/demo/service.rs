@@ -75,7 +75,7 @@ fn problems_of(stage: &Stage, node: &Node, found: &[Frontend]) -> Vec<String> {
 
 /// Shows one line per frontend; a frontend that is the same on every node once.
 pub fn show(stage: &Stage, screen: &Screen, facts: &ServiceFacts) {
-    let mut table = screen.table(&["SERVICE", "KIND", "FRONTEND", "ON", "BACKENDS (* on the same node)"]);
+    let mut table = screen.list(&["KIND", "FRONTEND", "ON", "BACKENDS (* on that node)"]);
     let mut rows: Vec<(Frontend, Vec<&str>)> = Vec::new();
     for node in &facts.nodes {
         for frontend in &node.frontends {
@@ -87,17 +87,16 @@ pub fn show(stage: &Stage, screen: &Screen, facts: &ServiceFacts) {
     }
     for (frontend, nodes) in rows {
         let everywhere = nodes.len() == facts.nodes.len() && nodes.len() > 1;
-        let place = if everywhere { "every node".to_owned() } else { nodes.join(", ") };
+        let place = if everywhere { "all nodes".to_owned() } else { nodes.join(", ") };
         let backends = frontend.backends.iter().map(|backend| {
             let mark = if backend.local && !everywhere { "*" } else { "" };
             format!("{}{mark}", stage.whose(backend.address.ip()))
         });
         table.add_row([
-            frontend.service.unwrap_or_default(),
             frontend.kind,
             frontend.address.to_string(),
             place,
-            backends.collect::<Vec<_>>().join("  "),
+            backends.collect::<Vec<_>>().join(" "),
         ]);
     }
     screen.show(&table);

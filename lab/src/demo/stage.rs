@@ -98,7 +98,7 @@ impl Stage {
         let step = screen.step("Making the cluster");
         let cluster = Cluster::build(ClusterSpec::default())?;
         let example = Example::read(objects, &cluster)?;
-        step.done("an outside client, a switch, 3 nodes and 6 pods, each a network namespace of its own");
+        step.done("an outside client, a switch, 3 nodes, 6 pods");
         interrupt.check()?;
 
         let step = screen.step("Starting the Kubernetes API server");
