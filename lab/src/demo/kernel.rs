@@ -68,14 +68,23 @@ pub fn frontends(node: &Node) -> Result<Vec<Frontend>> {
     Ok(services.frontends)
 }
 
-/// The programs that run on `node`: interface, hook and program id of each, from `fairway status`.
-pub fn programs(node: &Node) -> Result<Vec<(u64, String, u64)>> {
-    let status = status(node)?;
-    let list = status["kernel"]["programs"].as_array().context("`fairway status` names no programs")?;
-    let program = |p: &serde_json::Value| {
-        Some((p["ifindex"].as_u64()?, p["hook"].as_str()?.to_owned(), p["prog_id"].as_u64()?))
-    };
-    list.iter().map(|p| program(p).context("a program in `fairway status`")).collect()
+/// A program on an interface, as `fairway status -o json` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Program {
+    /// Interface index.
+    pub ifindex: u32,
+    /// `xdp`, `tc-ingress` or `tc-egress`.
+    pub hook: String,
+    /// Its id in the kernel.
+    pub prog_id: u32,
+    /// The id of the link that holds it there.
+    pub link_id: u32,
+}
+
+/// The programs that run on `node`.
+pub fn programs(node: &Node) -> Result<Vec<Program>> {
+    let programs = status(node)?["kernel"]["programs"].take();
+    serde_json::from_value(programs).context("the programs in `fairway status`")
 }
 
 /// What runs on the uplink of `node`.

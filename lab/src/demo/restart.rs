@@ -76,7 +76,7 @@ pub fn restart(
     load.wait_for_an_answer_each(&step)?;
     step.done("each is asked once a second");
 
-    let before = identity(&node)?;
+    let before = Identity::of(&node)?;
     let step = screen.step(format!("Killing the agent of {name} with SIGKILL"));
     let answers_before = load.answers();
     stage.agents.remove(&name).context("the node has an agent")?.kill()?;
@@ -92,7 +92,7 @@ pub fn restart(
     let agent = node.start_agent(&stage.agent_spec())?;
     let ready_again_ms = ms(started.elapsed());
     stage.agents.insert(name.clone(), agent);
-    let after = identity(&node)?;
+    let after = Identity::of(&node)?;
     load.wait_for_an_answer_each(&step)?;
     step.done(format!("ready after {}", millis(ready_again_ms)));
 
@@ -102,8 +102,8 @@ pub fn restart(
         new_connections_failed: failed,
         without_agent_ms,
         ready_again_ms,
-        same_programs: before.0 == after.0,
-        same_backends: before.1 == after.1,
+        same_programs: before.programs == after.programs,
+        same_backends: before.frontends == after.frontends,
         ..load.close(name)
     };
     let problems = facts.problems();
@@ -111,8 +111,15 @@ pub fn restart(
 }
 
 /// What must survive: programs with their ids, and frontends with the ids of their backends.
-fn identity(node: &Node) -> Result<(Vec<(u64, String, u64)>, Vec<kernel::Frontend>)> {
-    Ok((kernel::programs(node)?, kernel::frontends(node)?))
+struct Identity {
+    programs: Vec<kernel::Program>,
+    frontends: Vec<kernel::Frontend>,
+}
+
+impl Identity {
+    fn of(node: &Node) -> Result<Self> {
+        Ok(Self { programs: kernel::programs(node)?, frontends: kernel::frontends(node)? })
+    }
 }
 
 /// Opens new connections; returns how many failed.
