@@ -71,7 +71,8 @@ pub fn frontends(node: &Node) -> Result<Vec<Frontend>> {
 /// A program on an interface, as `fairway status -o json` gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Program {
-    /// Interface index.
+    /// Interface index; 0 for a program that is on no interface.
+    #[serde(default)]
     pub ifindex: u32,
     /// `xdp`, `tc-ingress` or `tc-egress`.
     pub hook: String,
