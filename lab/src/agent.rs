@@ -5,6 +5,7 @@
 //! that leaves the datapath, as in production.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -30,6 +31,8 @@ pub enum Source {
     Manifests(PathBuf),
     /// The URL of a Kubernetes API server that wants no credentials.
     Api(String),
+    /// A kubeconfig file.
+    Kubeconfig(PathBuf),
 }
 
 /// How to run an agent.
@@ -43,6 +46,8 @@ pub struct AgentSpec {
     pub environment: Vec<(String, String)>,
     /// The executable; [`binary`] if not told.
     pub binary: Option<PathBuf>,
+    /// In a process group of its own: a Ctrl-C at the terminal does not reach it.
+    pub own_group: bool,
 }
 
 impl AgentSpec {
@@ -54,6 +59,18 @@ impl AgentSpec {
     /// An agent that watches the API server at `url`.
     pub fn api(url: impl Into<String>) -> Self {
         Self::from(Source::Api(url.into()))
+    }
+
+    /// An agent that watches the API server that a kubeconfig names.
+    pub fn kubeconfig(file: impl Into<PathBuf>) -> Self {
+        Self::from(Source::Kubeconfig(file.into()))
+    }
+
+    /// Runs in a process group of its own, so that a Ctrl-C at the terminal does not reach it.
+    #[must_use]
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
+        self
     }
 
     /// Runs this executable, such as a newer build.
@@ -80,7 +97,7 @@ impl AgentSpec {
 
 impl From<Source> for AgentSpec {
     fn from(source: Source) -> Self {
-        Self { source, extra_flags: Vec::new(), environment: Vec::new(), binary: None }
+        Self { source, extra_flags: Vec::new(), environment: Vec::new(), binary: None, own_group: false }
     }
 }
 
@@ -103,9 +120,13 @@ impl Agent {
         match &spec.source {
             Source::Manifests(dir) => command.arg("--manifests").arg(dir),
             Source::Api(url) => command.arg("--api-url").arg(url),
+            Source::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
         };
         command.args(&spec.extra_flags).envs(spec.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if spec.own_group {
+            command.process_group(0);
+        }
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         Ok(Self { node: node.clone(), child: Some(child) })
     }
@@ -160,6 +181,11 @@ impl Agent {
         wait_or_kill(child, TERMINATE_DEADLINE).with_context(|| {
             format!("the agent of {} ignores SIGTERM; its log:\n{}", self.node.name(), self.log())
         })
+    }
+
+    /// Lets it run on after this handle and this process; it ends with its cluster.
+    pub fn leave_running(mut self) {
+        self.child = None;
     }
 
     /// Waits for its end, for agents that shall refuse to run; fails if it still runs after `deadline`.

@@ -12,6 +12,7 @@
 pub mod address;
 pub mod agent;
 pub mod cluster;
+pub mod demo;
 pub mod node;
 pub mod ns;
 pub mod objects;

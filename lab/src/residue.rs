@@ -189,7 +189,7 @@ fn subdirs(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Field 22 of `/proc/PID/stat`, counted after the command's closing parenthesis.
-fn start_time(pid: u32) -> Option<String> {
+pub(crate) fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(19).map(str::to_owned)

@@ -43,7 +43,11 @@ fn describe(run: &Run) {
 
 fn clean() -> ExitCode {
     let mut failed = false;
-    for run in runs().iter().filter(|run| run.is_orphan()) {
+    let orphans: Vec<Run> = runs().into_iter().filter(Run::is_orphan).collect();
+    if orphans.is_empty() {
+        println!("nothing is left over");
+    }
+    for run in &orphans {
         let failures = run.remove();
         println!(
             "{} {}",

@@ -41,6 +41,8 @@ pub struct Tally {
     pub by_pod: BTreeMap<String, usize>,
     /// Answers by the source address that the pod saw.
     pub by_source: BTreeMap<IpAddr, usize>,
+    /// Answers by pod and the source address that it saw.
+    pub by_pod_and_source: BTreeMap<(String, IpAddr), usize>,
     /// Questions without an answer.
     pub failures: Vec<io::Error>,
 }
@@ -197,8 +199,9 @@ impl Tally {
     fn add(&mut self, result: io::Result<Answer>) {
         match result {
             Ok(answer) => {
-                *self.by_pod.entry(answer.pod).or_default() += 1;
+                *self.by_pod.entry(answer.pod.clone()).or_default() += 1;
                 *self.by_source.entry(answer.src.ip()).or_default() += 1;
+                *self.by_pod_and_source.entry((answer.pod, answer.src.ip())).or_default() += 1;
             }
             Err(error) => self.failures.push(error),
         }
@@ -210,6 +213,9 @@ impl Tally {
         }
         for (source, count) in other.by_source {
             *self.by_source.entry(source).or_default() += count;
+        }
+        for (pair, count) in other.by_pod_and_source {
+            *self.by_pod_and_source.entry(pair).or_default() += count;
         }
         self.failures.extend(other.failures);
         self
