@@ -84,19 +84,26 @@ async fn follow(
                     let text = format!("{}: {}", kind.plural(), chain(&error));
                     warn!(kind = kind.plural(), error = text, "the watch was interrupted");
                     board.failed(kind.index(), text);
-                    if gone_at_start(&error) {
+                    if is_gone(&error) {
                         break;
                     }
                 }
             }
         }
-        // The watcher would ask for the same lost version for ever: begin again with a list.
+        // The server answers, only the version is lost: begin again with a list, and not after a pause that an outage
+        // has made long. (The watcher would even ask for a version that was lost at the start for ever.)
         tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 
-fn gone_at_start(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(ClientError::Api(status)) if status.code == 410)
+/// "410 Gone", at the start of a watch or in its stream.
+fn is_gone(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(ClientError::Api(status)) | watcher::Error::WatchError(status) => {
+            status.code == 410
+        }
+        _ => false,
+    }
 }
 
 /// Keeps the store and publishes.
