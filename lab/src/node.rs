@@ -18,6 +18,7 @@ use nix::mount::{MsFlags, mount};
 use crate::address::{self, Dual};
 use crate::agent::{self, Agent, AgentSpec};
 use crate::ns::Ns;
+use crate::offload::PinnedPass;
 use crate::residue::{Run, create_dir};
 
 /// How long `fairway cleanup` may take when the cluster goes.
@@ -101,6 +102,13 @@ impl Node {
     /// What all agents of this node have written, oldest first.
     pub fn agent_log(&self) -> PathBuf {
         self.0.dir.join("agent.log")
+    }
+
+    /// Puts somebody else's native XDP program on `device`: one that passes every packet.
+    pub fn attach_foreign_xdp(&self, device: &str) -> Result<()> {
+        let pass = PinnedPass::new(self.bpffs())?;
+        let path = pass.path().to_str().context("the pin path is text")?;
+        self.0.ns.feed("ip", &["-batch", "-"], &format!("link set dev {device} xdpdrv pinned {path}\n"))
     }
 
     /// Starts `fairway run` here and waits until it says that it is ready.

@@ -97,7 +97,8 @@ impl Follower {
         loop {
             let pause = match self.watch(&client).await {
                 Ended::Unheard => return,
-                // The watcher would ask for the same lost version for ever: begin again with a list.
+                // The server answers, only the version is lost: begin again with a list, and not after a pause that an
+                // outage has made long. (The watcher would even ask for a version lost at the start for ever.)
                 Ended::Lost => pauses.next().unwrap_or(LONGEST_PAUSE),
                 Ended::Absent(code) => {
                     if told.replace(code) != Some(code) {
@@ -133,7 +134,7 @@ impl Follower {
                         return Ended::Absent(code);
                     }
                     self.report(&error);
-                    if gone_at_start(&error) {
+                    if is_gone(&error) {
                         return Ended::Lost;
                     }
                 }
@@ -158,8 +159,14 @@ fn http_code(error: &watcher::Error) -> Option<u16> {
     }
 }
 
-fn gone_at_start(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(ClientError::Api(status)) if status.code == 410)
+/// "410 Gone", at the start of a watch or in its stream.
+fn is_gone(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(ClientError::Api(status)) | watcher::Error::WatchError(status) => {
+            status.code == 410
+        }
+        _ => false,
+    }
 }
 
 /// Keeps the store and publishes.

@@ -1,0 +1,144 @@
+//! An agent with other programs takes over under traffic, and back again.
+//!
+//! The other agent is a copy of the binary under test whose embedded object says the same in other instructions:
+//! `r = imm` with 64 bits becomes `r = imm` with 32, which the kernel extends with zeros. So the object's hash, the
+//! programs' tags and their ids all differ, and the verifier sees a new program, while the map layout and the
+//! behaviour stay.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::traffic::{Ask, Continuous, Disruption, Flows, Transport};
+use lab::{Agent, Node};
+use lb_user::datapath::pins::{self, Pins};
+use lb_user::datapath::sys;
+use object::{Object, ObjectSection, SectionKind};
+
+use crate::support::*;
+
+/// Length of a BPF instruction.
+const INSTRUCTION: usize = 8;
+/// `r = imm64`, two instructions long.
+const LOAD_IMM64: u8 = 0x18;
+/// `r = imm`, 64 bits wide, the immediate extended with its sign.
+const MOV64_IMM: u8 = 0xb7;
+/// `r = imm`, 32 bits wide, the upper half zero.
+const MOV32_IMM: u8 = 0xb4;
+
+/// The same programs in other instructions.
+fn reworded(object: &[u8]) -> Result<Vec<u8>> {
+    let mut reworded = object.to_vec();
+    let mut changed = 0;
+    for section in object::File::parse(object)?.sections().filter(|s| s.kind() == SectionKind::Text) {
+        let (start, length) = section.file_range().context("a text section without bytes")?;
+        let (start, length) = (usize::try_from(start)?, usize::try_from(length)?);
+        let relocated: Vec<u64> = section.relocations().map(|(at, _)| at).collect();
+        let mut at = 0;
+        while at + INSTRUCTION <= length {
+            let instruction = &mut reworded[start + at..start + at + INSTRUCTION];
+            let immediate = i32::from_le_bytes(instruction[4..].try_into()?);
+            if instruction[0] == MOV64_IMM && immediate >= 0 && !relocated.contains(&(at as u64)) {
+                instruction[0] = MOV32_IMM;
+                changed += 1;
+            }
+            at += if instruction[0] == LOAD_IMM64 { 2 * INSTRUCTION } else { INSTRUCTION };
+        }
+    }
+    ensure!(changed > 10, "only {changed} instructions could be said otherwise");
+    Ok(reworded)
+}
+
+/// A `fairway` with the reworded object inside; removed with the cluster.
+fn other_binary(b: &Bench) -> Result<PathBuf> {
+    let object = std::env::var_os("FAIRWAY_BPF_OBJ").context("FAIRWAY_BPF_OBJ: run by cargo xtask test")?;
+    let object = fs::read(object)?;
+    let mut binary = fs::read(lab::agent::binary()?)?;
+    let at = memchr::memmem::find(&binary, &object).context("the binary has another object inside")?;
+    binary[at..at + object.len()].copy_from_slice(&reworded(&object)?);
+    let path = b.cluster.dir().join("fairway-other");
+    fs::write(&path, binary)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(path)
+}
+
+/// Tags of the attached programs: what the kernel makes of their instructions.
+fn tags(programs: &[Attached]) -> Result<Vec<[u8; 8]>> {
+    let tag = |p: &Attached| Ok(sys::prog_info(sys::prog_by_id(p.prog_id)?.as_fd())?.tag);
+    programs.iter().map(tag).collect()
+}
+
+/// The directories of loaded objects.
+fn objects(node: &Node) -> Result<Vec<PathBuf>> {
+    Ok(pins::list(&Pins::new(node.bpffs()).progs)?)
+}
+
+/// Ends `old`, starts an agent with another object, and checks that it took over in place.
+fn replace(b: &Bench, node: &Node, old: Agent, by: Option<PathBuf>, kill: bool) -> Result<Agent> {
+    let (before, was) = (attached(node)?, services(node)?);
+    let old_tags = tags(&before)?;
+    ensure!(before.iter().all(|p| p.live) && before.len() >= 5, "{before:?}");
+    if kill {
+        old.kill()?
+    } else {
+        old.terminate()?
+    };
+    let mut spec = b.spec();
+    spec.binary = by;
+    let new = node.start_agent(&spec)?;
+    let after = attached(node)?;
+    assert_eq!(before.len(), after.len(), "{before:?} {after:?}");
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!((old.ifindex, &old.hook, old.link_id), (new.ifindex, &new.hook, new.link_id), "its link");
+        assert_ne!(old.prog_id, new.prog_id, "another program: {new:?}");
+    }
+    assert!(old_tags.iter().zip(tags(&after)?).all(|(old, new)| *old != new), "other instructions");
+    assert_eq!(services(node)?, was, "the same maps");
+    assert_eq!(objects(node)?.len(), 1, "the former programs are unpinned");
+    // The kernel frees a program a little after its last reference went.
+    eventually("the former programs are gone", || {
+        Ok(before.iter().all(|p| sys::prog_by_id(p.prog_id).is_err()))
+    })?;
+    Ok(new)
+}
+
+#[test]
+fn an_upgrade_and_a_downgrade_replace_the_programs_in_place_and_lose_nothing() -> Result<()> {
+    let b = Bench::new(&[(1, 1), (2, 1)])?;
+    let (client, node) = (b.cluster.client(), b.cluster.node(1));
+    let other = other_binary(&b)?;
+    let first = b.agent(node)?;
+    let first_object = objects(node)?;
+    let flows = Flows {
+        tcp: 500,
+        udp: 100,
+        every: Duration::from_millis(500),
+        patience: DEADLINE,
+        ..Flows::to(outside(node))
+    };
+    let load = Disruption::start(client, flows)?;
+    let ask = Ask::new(outside(node)).timeout(DEADLINE).reset_on_close();
+    let mut fresh = Continuous::start(client, Transport::Tcp, ask, 1)?;
+    ensure!(fresh.until(DEADLINE, |s| s.len() > 20), "new connections");
+
+    let second = replace(&b, node, first, Some(other), false)?;
+    assert_ne!(objects(node)?, first_object);
+    ensure!(load.wait_for_exchanges(1_200, DEADLINE), "flows go on: {:?}", load.report());
+    let third = replace(&b, node, second, None, true)?;
+    assert_eq!(objects(node)?, first_object, "the object of before");
+    ensure!(load.wait_for_exchanges(1_200, DEADLINE), "flows go on: {:?}", load.report());
+    // The same agent again: nothing is replaced.
+    let before = attached(node)?;
+    third.kill()?;
+    let _fourth = b.agent(node)?;
+    assert_eq!(attached(node)?, before);
+
+    let failed: Vec<_> = fresh.stop().into_iter().filter(|s| s.result.is_err()).collect();
+    assert!(failed.is_empty(), "{} new connections failed, first: {:?}", failed.len(), failed.first());
+    let report = load.stop();
+    assert_eq!((report.tcp_opened, report.tcp_lost), (500, 0), "{report:?}");
+    assert_eq!((report.udp_opened, report.udp_moved), (100, 0), "{report:?}");
+    Ok(())
+}
