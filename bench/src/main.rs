@@ -48,6 +48,12 @@ struct Args {
     /// Only cases whose name contains this; may be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// Only with this many services loaded; may be repeated
+    #[arg(long)]
+    services: Vec<u32>,
+    /// Only with this many flows (suite program); may be repeated
+    #[arg(long)]
+    flows: Vec<u32>,
 }
 
 fn main() -> Result<()> {
@@ -64,8 +70,16 @@ fn main() -> Result<()> {
     let object = object::BenchObject::load()?;
     let floor = floor::Floor::find(&object)?;
     pin::to(cpus.aside())?;
-    let mut setup =
-        Setup { object, floor, cpus, quick: args.quick, rounds: args.rounds, only: args.only.clone() };
+    let mut setup = Setup {
+        object,
+        floor,
+        cpus,
+        quick: args.quick,
+        rounds: args.rounds,
+        only: args.only.clone(),
+        services: args.services.clone(),
+        flows: args.flows.clone(),
+    };
     let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let mut reports = BTreeMap::new();
     for (name, run) in chosen {

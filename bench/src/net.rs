@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   client ── in-N │ eth2  node N  eth1 │ be-N ── far side (in the switch's namespace)
-//!   10.201.N.2        .1          10.200.N.1  .2   backends 10.244.100+N.1…64
+//!   10.201.N.2        .1          10.200.N.1  .2   backends 10.244.100+N.1…200
 //! ```
 //!
 //! Nodes count from 1, MAC addresses are fixed, neighbours are permanent. 10.202.0.0/16 and 10.203.0.0/16 are
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::frames::Macs;
 
 /// Backends of a service at most that have addresses of their own.
-pub const BACKENDS: u8 = 64;
+pub const BACKENDS: u8 = 200;
 
 /// The two cables of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -26,6 +26,10 @@ pub struct Setup {
     pub rounds: Option<u32>,
     /// Only cases whose name contains one of these; empty = all.
     pub only: Vec<String>,
+    /// Only these numbers of services; empty = the suite's own.
+    pub services: Vec<u32>,
+    /// Only these numbers of flows; empty = the suite's own.
+    pub flows: Vec<u32>,
 }
 
 impl Setup {
@@ -37,6 +41,16 @@ impl Setup {
     /// Whether a case was asked for.
     pub fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str()))
+    }
+
+    /// Numbers of services to measure with.
+    pub fn services(&self, own: &[u32]) -> Vec<u32> {
+        if self.services.is_empty() { own.to_vec() } else { self.services.clone() }
+    }
+
+    /// Numbers of flows to measure with.
+    pub fn flows(&self, own: &[u32]) -> Vec<u32> {
+        if self.flows.is_empty() { own.to_vec() } else { self.flows.clone() }
     }
 
     /// `full` in a real run, `quick` in a quick one.

@@ -16,7 +16,7 @@ use self::cases::{Case, Flows};
 use super::{Setup, progress};
 use crate::fairway::{self, Fairway};
 use crate::floor;
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::pin;
 use crate::report::{Better, Cell, SuiteReport};
 use crate::stats::Summary;
@@ -26,7 +26,7 @@ use crate::world::World;
 /// The node under test.
 const NODE: u8 = 1;
 /// Backends of the Service under test.
-const BACKENDS: u8 = 64;
+const BACKENDS: u8 = net::BACKENDS;
 /// Endpoints of every other Service.
 const ENDPOINTS: u32 = 4;
 /// Flow records of each family beyond those of the established cases: room for the new ones.
@@ -35,10 +35,10 @@ const ROOM: u32 = 1 << 20;
 /// Runs the suite.
 pub fn run(setup: &mut Setup) -> Result<SuiteReport> {
     let mut report = SuiteReport::default();
-    let services = setup.pick([1, 30_000], [1, 50]);
-    let flows = setup.pick([1, 65_536, 1_048_576], [1, 256, 1_024]);
+    let services = setup.services(setup.pick(&[1, 30_000], &[1, 50]));
+    let flows = setup.flows(setup.pick(&[1, 65_536, 1_048_576], &[1, 256, 1_024]));
     for services in services {
-        for flows in flows {
+        for &flows in &flows {
             let stage = Stage { services, flows };
             let name = format!("{services} services, {flows} flows");
             let cells = stage.run(setup).with_context(|| name)?;

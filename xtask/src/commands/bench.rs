@@ -33,6 +33,12 @@ pub struct Args {
     /// Only cases whose name contains this; may be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// Only with this many services loaded; may be repeated
+    #[arg(long)]
+    services: Vec<u32>,
+    /// Only with this many flows (suite program); may be repeated
+    #[arg(long)]
+    flows: Vec<u32>,
 }
 
 /// Builds, then becomes the benchmark, so that Ctrl-C reaches it and it can clean up.
@@ -64,6 +70,9 @@ fn flags(args: &Args) -> Result<Vec<OsString>> {
     }
     for text in &args.only {
         flag("--only", text.into());
+    }
+    for (name, numbers) in [("--services", &args.services), ("--flows", &args.flows)] {
+        numbers.iter().for_each(|number| flag(name, number.to_string().into()));
     }
     flags.extend(args.quick.then(|| "--quick".into()));
     Ok(flags)
