@@ -10,6 +10,7 @@ mod frames;
 mod net;
 mod object;
 mod pin;
+mod rivals;
 mod report;
 mod stats;
 mod suites;

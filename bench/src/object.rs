@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
-use bench_ebpf::{CONTROL, Control, PATCHES4, PATCHES6, Patch4, Patch6, SUNK, TC_TARGET, XDP_TARGET};
+use bench_ebpf::{CONTROL, Control, PATCHES4, PATCHES6, Patch4, Patch6, SUNK, Sunk, TC_TARGET, XDP_TARGET};
 use lb_user::datapath::sys;
 
 use crate::frames::{FlowSet, Patches};
@@ -14,6 +14,9 @@ use crate::testrun::Entry;
 
 /// The environment variable that says where the object is; set by `cargo xtask`.
 pub const OBJECT_VARIABLE: &str = "FAIRWAY_BENCH_OBJ";
+
+/// CPUs a machine has at most.
+const CPUS: usize = 1_024;
 
 /// The loaded programs and their maps.
 pub struct BenchObject {
@@ -109,12 +112,27 @@ impl BenchObject {
         })
     }
 
-    /// Frames that reached the sink so far.
-    pub fn sunk(&self) -> Result<u64> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, e)| e)?;
-        let mut per_cpu = vec![0u64; cpus];
+    /// What reached the sinks since [`BenchObject::drain`], all CPUs together.
+    pub fn sunk(&self) -> Result<Sunk> {
+        let mut per_cpu = vec![Sunk::default(); possible_cpus()?];
         sys::map_lookup(self.fd(SUNK)?, &0u32, &mut per_cpu)?;
-        Ok(per_cpu.iter().sum())
+        let mut all = Sunk { first_ns: u64::MAX, ..Sunk::default() };
+        for s in per_cpu.iter().filter(|s| s.first_ns != 0) {
+            all.first_ns = all.first_ns.min(s.first_ns);
+            all.last_ns = all.last_ns.max(s.last_ns);
+            all.first_count += s.first_count;
+            all.last_count += s.last_count;
+        }
+        all.count = per_cpu.iter().map(|s| s.count).sum();
+        Ok(all)
+    }
+
+    /// Lets the sinks count from nothing.
+    pub fn drain(&self) -> Result<()> {
+        // The kernel reads one value for each possible CPU.
+        anyhow::ensure!(possible_cpus()? <= CPUS, "more than {CPUS} CPUs");
+        let zeros = [[0u64; size_of::<Sunk>() / 8]; CPUS];
+        sys::map_update(self.fd(SUNK)?, &0u32, &zeros).context("reset the sink's counters")
     }
 
     /// Attaches one of the programs to a device of the calling thread's namespace, until the link is dropped.
@@ -133,4 +151,8 @@ fn put_all<V: aya::Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[V]) -> Resu
         sys::map_update_batch(map, keys, values).context("write the flows' headers")?;
     }
     Ok(())
+}
+
+fn possible_cpus() -> Result<usize> {
+    aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))
 }

@@ -16,7 +16,7 @@ pub const PATCHES6: &str = "BENCH_PATCHES6";
 pub const XDP_TARGET: &str = "BENCH_XDP";
 /// `0` → the tc program under test.
 pub const TC_TARGET: &str = "BENCH_TC";
-/// `0` → frames the sink dropped, per CPU.
+/// `0` → [`Sunk`], per CPU.
 pub const SUNK: &str = "BENCH_SUNK";
 
 /// Bytes of an IPv4 frame that are written: Ethernet, IPv4, TCP, or UDP with twelve bytes of payload.
@@ -74,6 +74,27 @@ pub struct Patch6 {
     pub pad: u16,
 }
 
+/// What the sink saw. The clock is read with every [`SINK_STRIDE`]th frame only, so that it costs nothing: how fast
+/// frames come is the distance between the first and the last reading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sunk {
+    /// Frames so far.
+    pub count: u64,
+    /// When the clock was first read; 0 = not yet.
+    pub first_ns: u64,
+    /// Frames at that time.
+    pub first_count: u64,
+    /// When it was read last.
+    pub last_ns: u64,
+    /// Frames at that time.
+    pub last_count: u64,
+}
+
+/// Frames from one reading of the clock to the next; a power of two.
+pub const SINK_STRIDE: u64 = 64;
+
+const _: () = assert!(size_of::<Sunk>() == 40);
 const _: () = assert!(size_of::<Control>() == 96);
 const _: () = assert!(size_of::<Patch4>() == 16);
 const _: () = assert!(size_of::<Patch6>() == 40);
@@ -87,4 +108,6 @@ mod pod {
     unsafe impl aya::Pod for Patch4 {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Patch6 {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Sunk {}
 }

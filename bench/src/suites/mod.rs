@@ -1,5 +1,6 @@
 //! The suites: one module each, with a function that takes the [`Setup`] and returns a report.
 
+pub mod forward;
 pub mod program;
 
 use std::time::Duration;
@@ -60,7 +61,8 @@ impl Setup {
 }
 
 /// The suites by name.
-pub const ALL: [(&str, fn(&mut Setup) -> Result<SuiteReport>); 1] = [("program", program::run)];
+pub const ALL: [(&str, fn(&mut Setup) -> Result<SuiteReport>); 2] =
+    [("program", program::run), ("forward", forward::run)];
 
 /// A bar for `steps` steps, on standard error.
 pub fn progress(title: &str, steps: u64) -> ProgressBar {

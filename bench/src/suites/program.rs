@@ -8,6 +8,8 @@
 mod cases;
 mod flows;
 
+pub use self::flows::Clients;
+
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};

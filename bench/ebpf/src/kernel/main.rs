@@ -7,11 +7,11 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_skb_change_tail, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use bench_ebpf::{Control, FRAME4, FRAME6, MAX_FLOWS, Patch4, Patch6};
+use bench_ebpf::{Control, FRAME4, FRAME6, MAX_FLOWS, Patch4, Patch6, SINK_STRIDE, Sunk};
 
 #[map]
 static BENCH_CONTROL: Array<Control> = Array::with_max_entries(1, 0);
@@ -24,7 +24,7 @@ static BENCH_XDP: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static BENCH_TC: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-static BENCH_SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static BENCH_SUNK: PerCpuArray<Sunk> = PerCpuArray::with_max_entries(1, 0);
 
 /// Not ours at tc: let the next program have it.
 const TCX_NEXT: i32 = -1;
@@ -237,9 +237,19 @@ pub fn bench_gen6(ctx: XdpContext) -> u32 {
 /// Counts and drops.
 #[xdp]
 pub fn bench_sink(_ctx: XdpContext) -> u32 {
-    if let Some(n) = BENCH_SUNK.get_ptr_mut(0) {
+    if let Some(s) = BENCH_SUNK.get_ptr_mut(0) {
         // SAFETY: this CPU's own element.
-        unsafe { *n += 1 };
+        let s = unsafe { &mut *s };
+        s.count += 1;
+        if s.count & (SINK_STRIDE - 1) == 0 {
+            // SAFETY: no arguments, no memory.
+            s.last_ns = unsafe { bpf_ktime_get_ns() };
+            s.last_count = s.count;
+            if s.first_ns == 0 {
+                s.first_ns = s.last_ns;
+                s.first_count = s.count;
+            }
+        }
     }
     xdp_action::XDP_DROP
 }
