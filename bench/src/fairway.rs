@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Options};
 use lab::{Agent, AgentSpec, Node};
-use lb_common::reason::{Hook, Reason};
+use lb_common::reason::Reason;
 use lb_user::datapath::{Viewer, sys};
 use serde_json::Value;
 
@@ -63,13 +63,16 @@ impl Fairway {
     }
 }
 
-/// How often each reason was counted at one hook.
+/// How often each reason was counted.
 pub type Reasons = Vec<(Reason, u64)>;
 
-/// The reasons counted at a hook so far.
-pub fn reasons(viewer: &Viewer, hook: Hook) -> Result<Reasons> {
-    let all = viewer.counters()?;
-    Ok(all.iter().filter(|c| c.hook == hook).map(|c| (c.reason, c.count)).collect())
+/// The reasons counted so far, all hooks together.
+pub fn reasons(viewer: &Viewer) -> Result<Reasons> {
+    let mut sums: Reasons = Reason::ALL.iter().map(|reason| (*reason, 0)).collect();
+    for counter in viewer.counters()? {
+        sums.iter_mut().filter(|(r, _)| *r == counter.reason).for_each(|(_, n)| *n += counter.count);
+    }
+    Ok(sums)
 }
 
 /// What was counted between two readings, most frequent first.

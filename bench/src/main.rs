@@ -15,11 +15,13 @@ mod report;
 mod stats;
 mod suites;
 mod testrun;
+mod traffic;
 mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -57,8 +59,18 @@ struct Args {
     flows: Vec<u32>,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    let is_client = std::env::args().nth(1).is_some_and(|word| word == traffic::COMMAND);
+    match if is_client { traffic::client_process() } else { bench(&Args::parse()) } {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairway-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<()> {
     let chosen: Vec<_> = suites::ALL
         .into_iter()
         .filter(|(name, _)| args.suites.is_empty() || args.suites.iter().any(|s| s == name))

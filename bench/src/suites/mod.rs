@@ -1,8 +1,12 @@
 //! The suites: one module each, with a function that takes the [`Setup`] and returns a report.
 
+pub mod connect;
 pub mod forward;
 pub mod program;
+pub mod stream;
+mod tcp;
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::floor::Floor;
 use crate::object::BenchObject;
-use crate::pin::Cpus;
+use crate::pin::{self, Cpus};
 use crate::report::SuiteReport;
 
 /// What every suite gets.
@@ -44,6 +48,18 @@ impl Setup {
         self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str()))
     }
 
+    /// What the empty program costs now, on the CPU of the measured work.
+    pub fn look_at_floor(&mut self) -> Result<f64> {
+        let (object, floor, cpu) = (&self.object, &mut self.floor, self.cpus.work());
+        thread::scope(|scope| {
+            let look = scope.spawn(move || {
+                pin::to(cpu)?;
+                floor.look(object)
+            });
+            look.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// Numbers of services to measure with.
     pub fn services(&self, own: &[u32]) -> Vec<u32> {
         if self.services.is_empty() { own.to_vec() } else { self.services.clone() }
@@ -60,9 +76,16 @@ impl Setup {
     }
 }
 
+/// A suite.
+pub type Suite = fn(&mut Setup) -> Result<SuiteReport>;
+
 /// The suites by name.
-pub const ALL: [(&str, fn(&mut Setup) -> Result<SuiteReport>); 2] =
-    [("program", program::run), ("forward", forward::run)];
+pub const ALL: [(&str, Suite); 4] = [
+    ("program", program::run),
+    ("forward", forward::run),
+    ("connect", connect::run),
+    ("stream", stream::run),
+];
 
 /// A bar for `steps` steps, on standard error.
 pub fn progress(title: &str, steps: u64) -> ProgressBar {

@@ -147,9 +147,9 @@ impl Stage {
         let alone = testrun::repeat(prologue, case.entry, &flows.first, repeat)?;
         object.rewind()?;
         object.aim(case.entry, case.program.as_fd())?;
-        let counted = fairway::reasons(&viewer, case.hook)?;
+        let counted = fairway::reasons(&viewer)?;
         let gross = testrun::repeat(prologue, case.entry, &flows.first, repeat)?;
-        let counted = fairway::difference(&counted, &fairway::reasons(&viewer, case.hook)?);
+        let counted = fairway::difference(&counted, &fairway::reasons(&viewer)?);
         let after = setup.floor.look(object)?;
         Ok(Sample {
             own_ns: f64::from(gross.ns) - f64::from(alone.ns),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use lab::address::{self, Dual};
-use lb_common::reason::{Hook, Reason};
+use lb_common::reason::Reason;
 
 use super::NODE;
 use super::flows::{Clients, Established, Way, establish};
@@ -43,8 +43,6 @@ pub struct Case {
     pub name: String,
     /// Device and hook.
     pub entry: Entry,
-    /// Where the datapath counts it.
-    pub hook: Hook,
     /// The program under test.
     pub program: Rc<OwnedFd>,
     /// Its packets.
@@ -77,7 +75,6 @@ impl Case {
 #[derive(Clone)]
 struct Place {
     entry: Entry,
-    hook: Hook,
     program: Rc<OwnedFd>,
     macs: Macs,
 }
@@ -105,17 +102,17 @@ impl Places {
         let pod = net.cluster.pod(NODE.into(), 1);
         let (veth, veth_mac) = net::device(ns, &pod.host_veth)?;
         let (_, pod_mac) = net::device(&pod.ns, "eth0")?;
-        let place = |entry, hook, label, macs| {
+        let place = |entry, label, macs| {
             let (Entry::Xdp(ifindex) | Entry::Tc(ifindex)) = entry;
-            Ok::<_, anyhow::Error>(Place { entry, hook, program: Rc::new(fairway.attached(ifindex, label)?), macs })
+            Ok::<_, anyhow::Error>(Place { entry, program: Rc::new(fairway.attached(ifindex, label)?), macs })
         };
         let macs = |side| net::macs_in(NODE, side);
         Ok(Self {
-            xdp_far: place(Entry::Xdp(far), Hook::Xdp, "xdp", macs(Side::Far))?,
-            xdp_client: place(Entry::Xdp(client), Hook::Xdp, "xdp", macs(Side::Client))?,
-            tc_far: place(Entry::Tc(far), Hook::TcUplink, "tc-ingress", macs(Side::Far))?,
-            pod_in: place(Entry::Tc(veth), Hook::TcPod, "tc-ingress", Macs { dst: veth_mac, src: pod_mac })?,
-            pod_out: place(Entry::Tc(veth), Hook::TcOut, "tc-egress", Macs { dst: pod_mac, src: veth_mac })?,
+            xdp_far: place(Entry::Xdp(far), "xdp", macs(Side::Far))?,
+            xdp_client: place(Entry::Xdp(client), "xdp", macs(Side::Client))?,
+            tc_far: place(Entry::Tc(far), "tc-ingress", macs(Side::Far))?,
+            pod_in: place(Entry::Tc(veth), "tc-ingress", Macs { dst: veth_mac, src: pod_mac })?,
+            pod_out: place(Entry::Tc(veth), "tc-egress", Macs { dst: pod_mac, src: veth_mac })?,
         })
     }
 }
@@ -166,8 +163,8 @@ fn two_armed(i: u32) -> Dual {
 impl Builder<'_> {
     fn add(&mut self, name: String, place: &Place, flows: Flows, expected: &'static [Reason]) {
         if self.setup.wants(&name) {
-            let (entry, hook, program) = (place.entry, place.hook, Rc::clone(&place.program));
-            self.cases.push(Case { name, entry, hook, program, flows, expected, wrong: None });
+            let (entry, program) = (place.entry, Rc::clone(&place.program));
+            self.cases.push(Case { name, entry, program, flows, expected, wrong: None });
         }
     }
 
