@@ -10,6 +10,7 @@ mod frames;
 mod net;
 mod object;
 mod pin;
+mod process;
 mod rivals;
 mod report;
 mod stats;

@@ -56,11 +56,35 @@ impl World {
 
 /// One of the other Services, with its slices.
 pub fn filler(i: u32, endpoints: u32) -> Vec<Value> {
-    let name = format!("svc-{i:05}");
+    let name = filler_name(i);
     let addresses: Vec<_> = (0..endpoints).map(|e| (filler_endpoint(i * endpoints + e), "elsewhere")).collect();
     let mut objects = vec![service(&name, cluster_ip(i + 10), None, false)];
     objects.extend(slices(&name, &addresses, TARGET_PORT, false));
     objects
+}
+
+/// The name of one of the other Services.
+pub fn filler_name(i: u32) -> String {
+    format!("svc-{i:05}")
+}
+
+/// The same objects without IPv6.
+pub fn ipv4_only(objects: Vec<Value>) -> Vec<Value> {
+    let kept = objects.into_iter().filter(|object| object["addressType"] != "IPv6");
+    kept.map(|object| if object["kind"] == "Service" { single_stack(object) } else { object }).collect()
+}
+
+/// A ClusterIP Service of IPv4.
+pub fn ipv4_only_service(name: &str, ips: Dual) -> Value {
+    single_stack(service(name, ips, None, false))
+}
+
+fn single_stack(mut service: Value) -> Value {
+    let spec = &mut service["spec"];
+    spec["clusterIPs"] = json!([spec["clusterIP"]]);
+    spec["ipFamilies"] = json!(["IPv4"]);
+    spec["ipFamilyPolicy"] = json!("SingleStack");
+    service
 }
 
 /// The clusterIPs of the `i`th Service.

@@ -58,6 +58,15 @@ pub fn rules(ports: &[RulePort]) -> String {
     format!("{FILTER}{chains}{rules}{bodies}COMMIT\n")
 }
 
+/// The chains of one service port anew, for a restore that keeps all others.
+pub fn changed(p: &RulePort) -> String {
+    let (mut chains, mut rules, mut bodies) = (String::from("*nat\n"), String::new(), String::new());
+    // Writing to a String cannot fail; the ways to the port stay as they are.
+    let _ = port(&mut chains, &mut rules, &mut bodies, p);
+    // A marking chain that other chains share is named, not declared: declaring would empty it.
+    format!("{chains}{bodies}COMMIT\n")
+}
+
 fn port(chains: &mut String, rules: &mut String, bodies: &mut String, p: &RulePort) -> std::fmt::Result {
     let (id, proto, ip) = (&p.id, p.proto, p.ip);
     let frontend = format!("-d {ip}/32 -p {proto} -m {proto} --dport {}", p.port);

@@ -73,6 +73,25 @@ impl Rival {
         Ok(began.elapsed())
     }
 
+    /// What replaces the endpoints of the Service under test, and nothing else.
+    pub fn changed(self, world: &World) -> String {
+        let target = ports(world).into_iter().find(|p| p.node_port.is_some());
+        target.map_or_else(String::new, |port| match self {
+            Rival::Nftables => nftables::changed(&port),
+            Rival::Iptables | Rival::IptablesLegacy => iptables::changed(&port),
+            Rival::Routing => String::new(),
+        })
+    }
+
+    /// Applies [`Rival::changed`] and says how long that took.
+    pub fn change(self, ns: &Ns, rules: &str) -> Result<Duration> {
+        let (program, arguments) = self.loader();
+        let keep: &[&str] = if self == Rival::Nftables { &[] } else { &["--noflush"] };
+        let began = Instant::now();
+        ns.feed(program, &[arguments, keep].concat(), rules)?;
+        Ok(began.elapsed())
+    }
+
     /// Removes all its rules.
     pub fn unload(self, ns: &Ns) -> Result<()> {
         let run = |program: &str, arguments: &[&str]| -> Result<()> {

@@ -63,6 +63,19 @@ pub fn rules(ports: &[RulePort]) -> String {
     )
 }
 
+/// The chains of one service port anew, in one transaction.
+pub fn changed(p: &RulePort) -> String {
+    let mut bodies = String::new();
+    // Writing to a String cannot fail.
+    let _ = port(&mut bodies, p);
+    let names = (0..p.endpoints.len()).map(|i| format!("endpoint-{}-{i}", p.id));
+    let flushes: String = names
+        .chain([format!("service-{}", p.id), format!("external-{}", p.id)])
+        .map(|name| format!("flush chain ip kube-proxy {name}\n"))
+        .collect();
+    format!("{flushes}table ip kube-proxy {{\n{bodies}}}\n")
+}
+
 fn port(bodies: &mut String, p: &RulePort) -> std::fmt::Result {
     let (id, proto, ip) = (&p.id, p.proto, p.ip);
     for (i, (address, target)) in p.endpoints.iter().enumerate() {

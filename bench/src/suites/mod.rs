@@ -1,6 +1,7 @@
 //! The suites: one module each, with a function that takes the [`Setup`] and returns a report.
 
 pub mod connect;
+pub mod control;
 pub mod forward;
 pub mod program;
 pub mod stream;
@@ -80,11 +81,12 @@ impl Setup {
 pub type Suite = fn(&mut Setup) -> Result<SuiteReport>;
 
 /// The suites by name.
-pub const ALL: [(&str, Suite); 4] = [
+pub const ALL: [(&str, Suite); 5] = [
     ("program", program::run),
     ("forward", forward::run),
     ("connect", connect::run),
     ("stream", stream::run),
+    ("control", control::run),
 ];
 
 /// A bar for `steps` steps, on standard error.
