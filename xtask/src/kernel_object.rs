@@ -15,7 +15,21 @@ use crate::{provision, shell, workspace::Workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROFILE: &str = "bpf";
-const PROGRAM: &str = "fairway-bpf";
+
+/// A package with kernel programs and the binary they are linked into.
+struct Source {
+    package: &'static str,
+    program: &'static str,
+    title: &'static str,
+}
+
+const DATAPATH: Source =
+    Source { package: "lb-ebpf", program: "fairway-bpf", title: "Compiling the datapath for the kernel" };
+const BENCH: Source = Source {
+    package: "bench-ebpf",
+    program: "fairway-bench-bpf",
+    title: "Compiling the benchmark's kernel programs",
+};
 
 /// Debug information must also reach the core library, or its functions have no BTF and the kernel refuses
 /// the object; so it is asked for here and not only in the profile. CPU v3 has all atomic operations.
@@ -30,31 +44,41 @@ pub struct KernelObject {
 impl KernelObject {
     /// Compiles the datapath, first installing the toolchain if need be.
     pub fn build(workspace: &Workspace) -> Result<Self> {
+        Self::build_source(workspace, &DATAPATH)
+    }
+
+    /// Compiles the benchmark's own kernel programs.
+    pub fn build_bench(workspace: &Workspace) -> Result<Self> {
+        Self::build_source(workspace, &BENCH)
+    }
+
+    fn build_source(workspace: &Workspace, source: &Source) -> Result<Self> {
         let toolchain = provision::toolchain()?;
         let scratch = workspace.target().join("bpf-build");
         let mut cargo = toolchain.cargo("build")?;
         cargo
             .current_dir(workspace.root())
-            .args(["--locked", "--package", "lb-ebpf", "--bin", PROGRAM])
+            .args(["--locked", "--package", source.package, "--bin", source.program])
             .args(["--no-default-features", "--features", "kernel"])
             .args(["--target", TARGET, "--profile", PROFILE, "-Z", "build-std=core"])
             .env("CARGO_TARGET_DIR", &scratch)
             .env("RUSTFLAGS", RUSTFLAGS);
-        shell::step("Compiling the datapath for the kernel", || {
+        shell::step(source.title, || {
             shell::run_helper(&mut cargo).with_context(|| {
                 format!(
-                    "the datapath does not compile with {}. If it is the linker that fails: its LLVM must be at \
+                    "{} does not compile with {}. If it is the linker that fails: its LLVM must be at \
                      least {}",
+                    source.package,
                     toolchain.compiler,
                     toolchain.compiler.llvm_major()
                 )
             })
         })?;
-        let path = workspace.target().join("bpf/fairway-bpf.o");
-        let built = scratch.join(TARGET).join(PROFILE).join(PROGRAM);
+        let path = workspace.target().join("bpf").join(source.program).with_extension("o");
+        let built = scratch.join(TARGET).join(PROFILE).join(source.program);
         let changed = publish(&built, &path)?;
         let state = if changed { "new" } else { "unchanged" };
-        shell::say(format!("Datapath object ({state}): {}", path.display()));
+        shell::say(format!("Kernel object ({state}): {}", path.display()));
         Ok(Self { path })
     }
 

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{build, demo, lab, lint, run, test};
+use commands::{bench, build, demo, lab, lint, run, test};
 
 /// Fairway's project commands.
 #[derive(Debug, Parser)]
@@ -41,6 +41,8 @@ enum Command {
     Lint(lint::Args),
     /// Show Fairway at work in a cluster of network namespaces. Needs root.
     Demo(demo::Args),
+    /// Measure Fairway against its rivals: `cargo xtask bench [SUITE...]`. Needs root.
+    Bench(bench::Args),
     /// Manage what the lab makes on this machine.
     Lab(lab::Args),
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
     };
     match outcome {

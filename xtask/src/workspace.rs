@@ -20,6 +20,9 @@ const OBJECT_VARIABLE: &str = "FAIRWAY_BPF_OBJ";
 /// The environment variable that tells lab tests and the demo which agent to run.
 const AGENT_VARIABLE: &str = "FAIRWAY_BIN";
 
+/// The environment variable that tells the benchmark where its own kernel programs are.
+pub const BENCH_OBJECT_VARIABLE: &str = "FAIRWAY_BENCH_OBJ";
+
 /// How host programs are optimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {

@@ -11,7 +11,7 @@ use crate::{
     debian,
     kernel_object::KernelObject,
     shell,
-    workspace::{Profile, Workspace},
+    workspace::{BENCH_OBJECT_VARIABLE, Profile, Workspace},
 };
 
 /// What `test` takes.
@@ -31,11 +31,12 @@ pub fn run(args: &Args) -> Result<()> {
     debian::ensure_tools(debian::LAB_TOOLS, "for the lab's networks")?;
     let workspace = Workspace::find()?;
     let object = KernelObject::build(&workspace)?;
+    let bench_object = KernelObject::build_bench(&workspace)?;
     workspace.build_programs(&object, Profile::Dev)?;
 
     // --no-fail-fast: one failing test program must not hide what the others have to say.
     let mut cargo = workspace.cargo_with_object("test", &object, Profile::Dev);
-    cargo.arg("--no-fail-fast");
+    cargo.arg("--no-fail-fast").env(BENCH_OBJECT_VARIABLE, bench_object.path());
     if args.package.is_empty() {
         cargo.arg("--workspace");
     }

@@ -1,0 +1,89 @@
+//! Suite `stream`: bulk TCP through nodePort and clusterIP, against plain routing: throughput, and CPU per gigabyte.
+//!
+//! One connection, one sender, one receiver. CPU time is that of the whole machine while the transfer runs.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::tcp::{Arena, Contestant, Via, Way};
+use super::{Setup, progress};
+use crate::report::{Better, Cell, SuiteReport};
+use crate::rivals::Rival;
+use crate::stats::Summary;
+use crate::traffic::{self, Job};
+
+const VIAS: [Via; 3] = [Via::NodePort, Via::PodClusterIp, Via::NodeClusterIp];
+const CONTESTANTS: [Contestant; 6] = [
+    Contestant::Xdp,
+    Contestant::Tc,
+    Contestant::Rival(Rival::Nftables),
+    Contestant::Rival(Rival::Iptables),
+    Contestant::Rival(Rival::Routing),
+    Contestant::RoutingXdp,
+];
+
+/// Runs the suite.
+pub fn run(setup: &mut Setup) -> Result<SuiteReport> {
+    let arena = Arena::build(setup, 1, &CONTESTANTS, &VIAS)?;
+    let mut report = SuiteReport::default();
+    for via in VIAS {
+        for (job, title) in [(Job::Upload, "upload"), (Job::Download, "download")] {
+            let case = format!("{title}, {}", via.name());
+            if setup.wants(&case) {
+                let ways: Vec<_> = arena.ways.iter().filter(|way| way.via == via).collect();
+                report.cells.extend(measure(setup, &case, job, &ways)?);
+            }
+        }
+    }
+    report.notes.push(
+        "`fairway` and `routing, empty XDP` have native XDP on both of the node's uplinks, which on a veth rules out \
+         segmentation and checksum offload; all others have every offload. Compare like with like."
+            .to_owned(),
+    );
+    Ok(report)
+}
+
+fn measure(setup: &Setup, case: &str, job: Job, ways: &[&Way]) -> Result<Vec<Cell>> {
+    let rounds = setup.rounds(5);
+    let time = setup.pick(Duration::from_secs(1), Duration::from_millis(50));
+    let bar = progress(case, u64::from(rounds) * ways.len() as u64);
+    // Gigabits per second and CPU seconds per gigabyte.
+    let mut samples: Vec<Vec<(f64, f64)>> = ways.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (way, samples) in ways.iter().zip(&mut samples) {
+            bar.set_message(way.contestant.name());
+            bar.inc(1);
+            if way.wrong.is_some() {
+                continue;
+            }
+            let before = busy_seconds()?;
+            let found = traffic::client(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), job, way.to, time)?;
+            let busy = busy_seconds()? - before;
+            samples.push((found.rate() * 8.0 / 1e9, busy / (found.count as f64 / 1e9)));
+        }
+    }
+    bar.finish_and_clear();
+    let cells = ways.iter().zip(&samples).map(|(way, samples)| {
+        let mut cell = Cell::new(case, way.contestant.name(), "Gbit/s", Better::Higher);
+        cell.summary = Summary::of(&samples.iter().map(|s| s.0).collect::<Vec<_>>());
+        let cpu = Summary::of(&samples.iter().map(|s| s.1).collect::<Vec<_>>());
+        cell.extra.insert("CPU s/GB".to_owned(), cpu.median);
+        cell.wrong.clone_from(&way.wrong);
+        cell
+    });
+    Ok(cells.collect())
+}
+
+/// Seconds all CPUs together have been busy since boot.
+fn busy_seconds() -> Result<f64> {
+    /// The kernel counts in hundredths, whatever its own tick.
+    const PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    // user nice system idle iowait irq softirq; idle and iowait are not busy.
+    let busy = fields.iter().take(7).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, f)| f);
+    Ok(busy.sum::<f64>() / PER_SECOND)
+}
