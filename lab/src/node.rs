@@ -19,7 +19,7 @@ use crate::address::{self, Dual};
 use crate::agent::{self, Agent, AgentSpec};
 use crate::ns::Ns;
 use crate::offload::PinnedPass;
-use crate::residue::{Run, create_dir};
+use crate::residue::{self, Run, create_dir};
 
 /// How long `fairway cleanup` may take when the cluster goes.
 const CLEANUP_DEADLINE: Duration = Duration::from_secs(10);
@@ -153,7 +153,9 @@ impl Node {
             "--bpffs".into(),
             path(self.bpffs()),
             "--cgroup".into(),
-            path(self.cgroup()),
+            // The whole hierarchy: what runs "on" a node here are threads of the test, which are in no cgroup of the
+            // node's. Each agent's socket hooks serve the network namespace of its own node alone.
+            residue::cgroup_mount().unwrap_or_else(|| self.cgroup().to_owned()).into(),
             "--state-dir".into(),
             path(self.state_dir()),
         ]

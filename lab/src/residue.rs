@@ -171,12 +171,17 @@ pub(crate) fn create_dir(path: &Path) -> Result<()> {
 }
 
 fn cgroup_root() -> Option<PathBuf> {
+    Some(cgroup_mount()?.join(CGROUP))
+}
+
+/// Where cgroup2 is mounted on this machine.
+pub(crate) fn cgroup_mount() -> Option<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").ok()?;
     let mount = table
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
         .find(|fields| fields.get(2) == Some(&"cgroup2"))?;
-    Some(Path::new(mount.get(1)?).join(CGROUP))
+    Some(PathBuf::from(mount.get(1)?))
 }
 
 fn names_in(dir: &Path) -> impl Iterator<Item = String> + use<> {

@@ -24,6 +24,8 @@ pub const IFACE_UPLINK: u32 = 1;
 pub const IFACE_POD: u32 = 2;
 /// An overlay device such as VXLAN.
 pub const IFACE_OVERLAY: u32 = 3;
+/// The loopback device: clients and replies of the node itself, where no socket hook serves them.
+pub const IFACE_LOOPBACK: u32 = 4;
 /// XDP may redirect frames out of it.
 pub const IFACE_CAN_XDP_REDIRECT: u32 = 1;
 /// Whoever sends from behind it is a pod of this node (detectLocalMode by interface, spec Q4).

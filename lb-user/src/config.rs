@@ -73,6 +73,19 @@ pub enum XdpMode {
     Off,
 }
 
+/// Whose sockets are given a backend when they connect, before there is a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketLb {
+    /// The node's own processes; pods are served at their interfaces.
+    #[default]
+    Host,
+    /// Those of pods, too.
+    All,
+    /// Nobody's: the node's own packets are translated as they leave.
+    Off,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -235,6 +248,9 @@ pub struct RunArgs {
     /// Whether and how uplinks use XDP
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
+    /// Whose sockets are translated as they connect
+    #[arg(long, value_enum, default_value_t)]
+    pub socket_lb: SocketLb,
     /// Form of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -314,6 +330,8 @@ pub struct Config {
     pub sizes: Sizes,
     /// XDP.
     pub xdp_mode: XdpMode,
+    /// Socket hooks.
+    pub socket_lb: SocketLb,
     /// Log.
     pub log_format: LogFormat,
     /// Source of objects.
@@ -417,6 +435,7 @@ impl RunArgs {
                 flows: self.max_flows,
             },
             xdp_mode: self.xdp_mode,
+            socket_lb: self.socket_lb,
             log_format: self.log_format,
             source,
             api_server: self.api_server,

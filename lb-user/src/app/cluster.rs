@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use lb_common::config::{
     CONFIG_DETECTS_LOCAL, CONFIG_LOCAL_BY_CIDR, CONFIG_MASQUERADE_ALL, CONFIG_MASQUERADE_EXTERNAL,
-    MAX_SERVICE_CIDRS,
+    CONFIG_SOCKETS_OF_PODS, MAX_SERVICE_CIDRS,
 };
 
-use crate::config::{Config, DetectLocal, Source, first_of_each_family};
+use crate::config::{Config, DetectLocal, SocketLb, Source, first_of_each_family};
 use crate::model::{Problem, World};
 
 /// The `CONFIG_*` flags that the configuration asks for.
@@ -18,6 +18,7 @@ pub(super) fn flags(config: &Config) -> u32 {
         (CONFIG_MASQUERADE_ALL, config.masquerade_all),
         (CONFIG_MASQUERADE_EXTERNAL, config.masquerade_external),
         (CONFIG_LOCAL_BY_CIDR, config.detect_local.is_by_cidr()),
+        (CONFIG_SOCKETS_OF_PODS, config.socket_lb == SocketLb::All),
         (CONFIG_DETECTS_LOCAL, config.detect_local != DetectLocal::None),
     ];
     choices.into_iter().filter(|(_, chosen)| *chosen).map(|(flag, _)| flag).sum()

@@ -1,11 +1,14 @@
 //! The real kernel: [`Datapath`] behind the agent's [`Kernel`] trait.
 
+use std::path::PathBuf;
+
 use lb_common::config::IFACE_LOCAL_PODS;
 use lb_common::maps::progs;
 use tracing::info;
 
 use super::kernel::{InterfaceReport, Kernel, KernelError, Settings};
-use crate::config::{Config, XdpMode};
+use crate::config::{Config, SocketLb, XdpMode};
+use crate::datapath::sockets::find_cgroup2;
 use crate::datapath::{
     self, AttachState, Datapath, DatapathError, MapSizes, NodeConfig, OpenOptions, WantedInterface,
 };
@@ -20,6 +23,9 @@ pub struct RealKernel {
     datapath: Datapath,
     tables: AyaTables,
     flow_records: u32,
+    socket_lb: SocketLb,
+    cgroup: PathBuf,
+    host_netns: [u32; 2],
 }
 
 impl RealKernel {
@@ -53,7 +59,14 @@ impl RealKernel {
             "programs are loaded"
         );
         let tables = datapath.tables();
-        Ok(RealKernel { datapath, tables, flow_records: config.sizes.flows })
+        Ok(RealKernel {
+            datapath,
+            tables,
+            flow_records: config.sizes.flows,
+            socket_lb: config.socket_lb,
+            cgroup: config.cgroup.clone(),
+            host_netns: datapath::sockets::netns_cookie()?,
+        })
     }
 }
 
@@ -80,12 +93,7 @@ fn wanted(m: &Managed) -> WantedInterface {
 
 /// The state of an interface in words. A tc hook that is missing is worth a retry; XDP that is refused is not,
 /// the ladder went on.
-fn report(managed: &[Managed], state: &AttachState) -> InterfaceReport {
-    let role = managed.iter().find(|m| m.index == state.ifindex).map(|m| match m.role {
-        Role::Uplink => "uplink",
-        Role::Overlay => "overlay",
-        Role::Pod => "pod",
-    });
+fn report(state: &AttachState) -> InterfaceReport {
     let attached: Vec<String> = state
         .hooks
         .iter()
@@ -97,11 +105,78 @@ fn report(managed: &[Managed], state: &AttachState) -> InterfaceReport {
         status: InterfaceStatus {
             index: state.ifindex,
             name: state.ifname.clone(),
-            role: role.unwrap_or_default().to_owned(),
+            role: state.role.to_string(),
             hooks: attached.join(", "),
             reasons: state.hooks.iter().map(|h| format!("{} {}: {}", h.hook, h.mode, h.reason)).collect(),
         },
         failed: missing.into_iter().any(|h| h.hook.starts_with("tc")),
+    }
+}
+
+/// The loopback device, by which the node's own packets to its own addresses leave. Its index is 1 in every namespace.
+fn loopback() -> WantedInterface {
+    WantedInterface {
+        ifindex: 1,
+        name: "lo".to_owned(),
+        role: datapath::Role::Loopback,
+        addr4: None,
+        addr6: None,
+        mac: [0; 6],
+        flags: 0,
+    }
+}
+
+/// Without socket hooks a reply that shows one of the node's own addresses comes up `lo`, where IPv4 takes it for a
+/// martian unless told otherwise. Only the node itself can send on `lo`.
+fn accept_local() -> InterfaceReport {
+    const SYSCTL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
+    let result = std::fs::write(SYSCTL, "1");
+    InterfaceReport {
+        status: InterfaceStatus {
+            index: 1,
+            name: "lo".to_owned(),
+            role: "sysctl".to_owned(),
+            hooks: String::new(),
+            reasons: vec![match &result {
+                Ok(()) => {
+                    "net.ipv4.conf.lo.accept_local = 1, for own connections to own nodePorts".to_owned()
+                }
+                Err(e) => format!("{SYSCTL}: {e}: the node cannot use its own nodePorts over IPv4"),
+            }],
+        },
+        failed: false,
+    }
+}
+
+impl RealKernel {
+    /// Attaches the socket hooks where they are wanted and possible.
+    fn sync_sockets(&mut self) -> Result<InterfaceReport, KernelError> {
+        let off = self.socket_lb == SocketLb::Off;
+        let found =
+            if off { Err("switched off by --socket-lb".to_owned()) } else { find_cgroup2(&self.cgroup) };
+        let hooks = self.datapath.sync_sockets(found.as_deref().ok()).map_err(failed)?;
+        let attached = hooks.iter().filter(|h| h.prog_id.is_some()).count();
+        let mut reasons: Vec<String> = hooks
+            .iter()
+            .filter(|h| h.reason != "attached")
+            .map(|h| format!("{} {}: {}", h.hook, h.mode, h.reason))
+            .collect();
+        reasons.extend(found.as_ref().err().cloned());
+        let name = found.as_ref().map_or_else(|_| "sockets".to_owned(), |p| p.display().to_string());
+        Ok(InterfaceReport {
+            status: InterfaceStatus {
+                index: 0,
+                name,
+                role: "sockets".to_owned(),
+                hooks: if attached == 0 {
+                    String::new()
+                } else {
+                    format!("{attached} socket hooks (cgroup)")
+                },
+                reasons,
+            },
+            failed: !off && attached != hooks.len().max(1),
+        })
     }
 }
 
@@ -115,14 +190,25 @@ impl Kernel for RealKernel {
             flags: settings.flags,
             service_cidrs: settings.service_cidrs.clone(),
             local_cidrs: settings.local_cidrs.clone(),
+            host_netns: self.host_netns,
         };
         self.datapath.set_config(&config).map(|_| ()).map_err(failed)
     }
 
     fn sync_interfaces(&mut self, managed: &[Managed]) -> Result<Vec<InterfaceReport>, KernelError> {
-        let wanted: Vec<WantedInterface> = managed.iter().map(wanted).collect();
+        let sockets = self.sync_sockets()?;
+        let mut wanted: Vec<WantedInterface> = managed.iter().map(wanted).collect();
+        // The node's own processes need one of the two.
+        if sockets.failed || self.socket_lb == SocketLb::Off {
+            wanted.push(loopback());
+        }
         let states = self.datapath.sync_interfaces(&wanted).map_err(failed)?;
-        Ok(states.iter().map(|s| report(managed, s)).collect())
+        let mut reports: Vec<InterfaceReport> = states.iter().map(report).collect();
+        if wanted.iter().any(|w| w.role == datapath::Role::Loopback) {
+            reports.push(accept_local());
+        }
+        reports.push(sockets);
+        Ok(reports)
     }
 
     fn tables(&mut self) -> &mut dyn LbTables {

@@ -35,6 +35,8 @@ pub enum Role {
     Overlay,
     /// Pods.
     Pod,
+    /// The node itself: only what leaves is looked at, for its own processes.
+    Loopback,
 }
 
 impl fmt::Display for Role {
@@ -43,6 +45,7 @@ impl fmt::Display for Role {
             Role::Uplink => "uplink",
             Role::Overlay => "overlay",
             Role::Pod => "pod",
+            Role::Loopback => "loopback",
         })
     }
 }
@@ -114,6 +117,7 @@ impl WantedInterface {
             role: match self.role {
                 Role::Uplink => config::IFACE_UPLINK,
                 Role::Pod => config::IFACE_POD,
+                Role::Loopback => config::IFACE_LOOPBACK,
                 Role::Overlay => config::IFACE_OVERLAY,
             },
             flags: self.flags,
@@ -260,7 +264,7 @@ pub fn attach_interface(
 ) -> Result<AttachState, DatapathError> {
     let (ingress, egress) = match wanted.role {
         Role::Pod => (progs::TC_POD_IN, progs::TC_POD_OUT),
-        Role::Uplink | Role::Overlay => (progs::TC_UPLINK_IN, progs::TC_UPLINK_OUT),
+        Role::Uplink | Role::Overlay | Role::Loopback => (progs::TC_UPLINK_IN, progs::TC_UPLINK_OUT),
     };
     let mut hooks = Vec::new();
     let xdp = match (wanted.role, mode) {
@@ -284,7 +288,9 @@ pub fn attach_interface(
         }),
         None => {}
     }
-    hooks.push(ensure(links, wanted.ifindex, HookPoint::TcIngress, programs.get(ingress)?)?);
+    if wanted.role != Role::Loopback {
+        hooks.push(ensure(links, wanted.ifindex, HookPoint::TcIngress, programs.get(ingress)?)?);
+    }
     hooks.push(ensure(links, wanted.ifindex, HookPoint::TcEgress, programs.get(egress)?)?);
     Ok(AttachState { ifname: wanted.name.clone(), ifindex: wanted.ifindex, role: wanted.role, hooks })
 }

@@ -14,6 +14,7 @@ mod cleanup;
 mod error;
 pub mod load;
 pub mod pins;
+pub mod sockets;
 pub mod sys;
 pub mod table;
 mod view;
@@ -111,6 +112,8 @@ pub struct NodeConfig {
     pub service_cidrs: Option<Vec<IpNet>>,
     /// Sources that are local pods; `None` keeps what is there.
     pub local_cidrs: Option<Vec<IpNet>>,
+    /// Cookie of the host's network namespace, low word first.
+    pub host_netns: [u32; 2],
 }
 
 /// Result of one sweep step.
@@ -237,6 +240,11 @@ impl Datapath {
         attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)
     }
 
+    /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing.
+    pub fn sync_sockets(&mut self, cgroup: Option<&Path>) -> Result<Vec<HookState>, DatapathError> {
+        sockets::sync(&self.pins.links, &self.programs, cgroup)
+    }
+
     /// Detaches everything from one interface and forgets it.
     pub fn detach_interface(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         attach::detach_interface(&self.pins.links, ifindex)?;
@@ -256,6 +264,7 @@ impl Datapath {
                     cidrs::clear(c);
                 }
                 c.flags = node.flags;
+                c.host_netns = node.host_netns;
                 cidrs::fill(c, node.service_cidrs.as_deref(), node.local_cidrs.as_deref());
                 c.node4 = node.node4.map(Into::into).unwrap_or_default();
                 c.node6 = node.node6.map(Into::into).unwrap_or_default();

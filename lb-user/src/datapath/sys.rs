@@ -387,6 +387,13 @@ pub struct LinkInfo {
     pub attach_type: u32,
 }
 
+impl LinkInfo {
+    /// Id of the cgroup, for a cgroup link: the kernel puts it where other links have their interface.
+    pub fn cgroup_id(&self) -> u64 {
+        u64::from(self.ifindex) | u64::from(self.attach_type) << 32
+    }
+}
+
 /// Information about a link.
 pub fn link_info(fd: BorrowedFd<'_>) -> Result<LinkInfo> {
     info(fd)
@@ -414,15 +421,15 @@ struct LinkCreateAttr {
     flags: u32,
 }
 
-/// Attaches a program to an interface by a link; never replaces anything. `flags` are the XDP mode flags.
+/// Attaches a program by a link to an interface (its index) or a cgroup (its descriptor); never replaces anything.
+/// `flags` are the XDP mode flags.
 pub fn link_create(
     prog: BorrowedFd<'_>,
-    ifindex: u32,
+    target: u32,
     attach_type: bpf_attach_type,
     flags: u32,
 ) -> Result<OwnedFd> {
-    let mut attr =
-        LinkCreateAttr { prog_fd: fd_u32(prog), target: ifindex, attach_type: attach_type as u32, flags };
+    let mut attr = LinkCreateAttr { prog_fd: fd_u32(prog), target, attach_type: attach_type as u32, flags };
     // SAFETY: the attribute holds no pointer.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, "BPF_LINK_CREATE", &mut attr) }
 }
