@@ -13,7 +13,7 @@ pub use backoff::Backoff;
 pub use sync::{SyncReport, Syncer};
 
 use crate::compile::keys::frontend_text;
-use crate::plan::{Op, Plan, Step};
+use crate::plan::{Names, Op, Plan, Step};
 use crate::restore::Actual;
 use crate::tables::{LbTables, TableError};
 
@@ -75,7 +75,7 @@ pub struct ApplyError {
 /// Executes a plan.
 pub fn apply(plan: &Plan, tables: &mut dyn LbTables, actual: &mut Actual) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
-    actual.names = plan.names.clone();
+    take_names(&plan.names, actual);
     let mut full = None;
     for ops in plan.ops.chunk_by(|a, b| a.step() == b.step()) {
         for batch in ops.chunks(BATCH) {
@@ -99,6 +99,20 @@ pub fn apply(plan: &Plan, tables: &mut dyn LbTables, actual: &mut Actual) -> Res
     match full {
         Some(error) => Err(ApplyError { applied, ..error }),
         None => Ok(applied),
+    }
+}
+
+fn take_names(names: &Names, actual: &mut Actual) {
+    match names {
+        Names::All(all) => actual.names = all.clone(),
+        Names::Changed(changed) => {
+            for (name, id) in changed {
+                match id {
+                    Some(id) => drop(actual.names.insert(name.clone(), *id)),
+                    None => drop(actual.names.remove(name)),
+                }
+            }
+        }
     }
 }
 

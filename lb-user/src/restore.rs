@@ -63,6 +63,11 @@ impl BackendTable {
         self.entries.get(&id)
     }
 
+    /// All entries in order of id.
+    pub fn all(&self) -> impl Iterator<Item = (u32, &BackendEntry)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry))
+    }
+
     /// Live entries in order of id.
     pub fn live(&self) -> impl Iterator<Item = (u32, &BackendEntry)> {
         self.entries.iter().map(|(id, e)| (*id, e)).filter(|(_, e)| is_live(e))

@@ -1,6 +1,8 @@
 //! Properties of compile, diff and apply over random worlds, faults and restarts. The fake's own invariants (no
 //! packet can meet a broken state) hold in every one of them, or it panics.
 
+#[path = "property/incremental.rs"]
+mod incremental;
 #[path = "property/large.rs"]
 mod large;
 #[path = "property/worlds.rs"]
@@ -218,23 +220,4 @@ proptest! {
             }
         }
     }
-}
-
-#[test]
-fn one_endpoint_of_ten_thousand_services_costs_a_handful_of_operations() {
-    let limits = Limits { services: 65_536, backends: 131_072, slots: 524_288, ranges: 65_536 };
-    let mut world = large::large(10_000, 10);
-    let (mut tables, mut syncer) = (FakeTables::new(limits), Syncer::new(options()));
-    let first = syncer.sync(&world, &node(), &mut tables, 1);
-    assert_eq!((first.error, first.problems.len()), (None, 0));
-    assert_eq!((first.ops.backends, first.ops.sets, first.ops.frontends), (100_000, 10_000, 30_000));
-    let same = syncer.sync(&world, &node(), &mut tables, 2);
-    assert_eq!(same.ops.total(), 0);
-    let mut slice = world.slices.values().nth(5_000).expect("10,000 slices").clone();
-    slice.endpoints.pop();
-    world.slices.insert(slice);
-    let changed = syncer.sync(&world, &node(), &mut tables, 3);
-    assert_eq!(changed.error, None);
-    // A set, the two frontends that show it, the backend's end, the old range.
-    assert_eq!(changed.ops.total(), 5, "{:?}", changed.ops);
 }

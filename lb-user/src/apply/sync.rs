@@ -1,9 +1,13 @@
-//! `Syncer`: the single owner of `Actual`. One call = restore if in doubt, compile, diff, apply, commit.
+//! `Syncer`: the single owner of `Actual`. One call = restore if in doubt, compile, plan, apply, commit.
+//!
+//! Two ways to a plan: from what changed since the last complete sync (the usual one; its cost is that of the
+//! change), and by comparing everything, at start, after any failure, when the node changed, and as long as
+//! something finds no room.
 
 use super::{Applied, ApplyError, Backoff, apply, subject};
-use crate::compile::{CompileOptions, PortKey, compile};
+use crate::compile::{CompileOptions, Compiler, Desired, PortKey, compile};
 use crate::model::{NodeView, Problem, World};
-use crate::plan::{Step, diff};
+use crate::plan::{Index, Step, diff, plan_changes};
 use crate::restore::{Actual, restore};
 use crate::tables::{LbTables, TableError};
 use std::collections::BTreeMap;
@@ -17,8 +21,10 @@ const NAMED: usize = 16;
 /// Keeps the maps equal to the world.
 #[derive(Clone, Debug)]
 pub struct Syncer {
-    options: CompileOptions,
+    compiler: Compiler,
     actual: Option<Actual>,
+    /// Present when the maps held exactly what the compiler had after the last sync.
+    index: Option<Index>,
     /// The maps may differ from `actual`: read them back first.
     in_doubt: bool,
     backoff: Backoff,
@@ -41,7 +47,14 @@ pub struct SyncReport {
 impl Syncer {
     /// A syncer that knows nothing yet: its first sync reads the maps.
     pub fn new(options: CompileOptions) -> Syncer {
-        Syncer { options, actual: None, in_doubt: true, backoff: Backoff::default(), generation: 0 }
+        Syncer {
+            compiler: Compiler::new(options),
+            actual: None,
+            index: None,
+            in_doubt: true,
+            backoff: Backoff::default(),
+            generation: 0,
+        }
     }
 
     /// Makes the maps hold what the world wants. Call it once every first list is complete, on every change, and
@@ -87,6 +100,7 @@ impl Syncer {
     /// Forces the next sync to read the maps back, for a periodic comparison with the kernel.
     pub fn distrust(&mut self) {
         self.in_doubt = true;
+        self.index = None;
     }
 
     /// What the maps hold, once read.
@@ -107,40 +121,53 @@ impl Syncer {
         report: &mut SyncReport,
     ) -> Result<Vec<Problem>, ApplyError> {
         let limits = tables.limits();
-        let actual = match &mut self.actual {
-            Some(actual) if !self.in_doubt => actual,
-            old => {
-                let names = old.take().map_or_else(BTreeMap::new, |a| a.names);
-                let read = tables.dump().map_err(|source| ApplyError {
-                    step: Step::Restore,
-                    source,
-                    applied: Applied::default(),
-                    failed: Vec::new(),
-                });
-                match read {
-                    Ok(dump) => old.insert(Actual { names, ..restore(&dump, limits) }),
-                    Err(error) => {
-                        *old = Some(Actual { names, ..Actual::empty(limits) });
-                        return Err(error);
-                    }
-                }
-            }
-        };
-        self.in_doubt = false;
-        let (desired, problems) =
-            compile(world, node, &limits, &self.options, &|key| actual.is_programmed(key));
-        report.problems = problems;
-        for round in 1.. {
-            let plan = diff(actual, &desired);
+        // What changes is told once only: take it in before anything can fail.
+        let changes = self.compiler.update(world, node);
+        let index = self.index.take();
+        self.read_back(tables)?;
+        let Some(actual) = &mut self.actual else { return Ok(Vec::new()) };
+        if !self.compiler.fits(&limits) {
+            let programmed = |key: &_| actual.is_programmed(key);
+            let (desired, problems) = compile(world, node, &limits, self.compiler.options(), &programmed);
+            report.problems = problems;
+            return compare(&desired, actual, tables, report);
+        }
+        report.problems = self.compiler.problems();
+        if let (Some(mut index), Some(changes)) = (index, changes)
+            && let Some(plan) = plan_changes(actual, &mut index, self.compiler.desired(), &changes)
+        {
             let result = apply(&plan, tables, actual);
-            let applied = result.as_ref().unwrap_or_else(|error| &error.applied);
-            report.ops.add(applied);
+            report.ops.add(result.as_ref().unwrap_or_else(|error| &error.applied));
             result?;
-            if plan.waiting.is_empty() || plan.ops.is_empty() || round == ROUNDS {
-                return Ok(plan.waiting);
+            self.index = Some(index);
+            return Ok(Vec::new());
+        }
+        let waiting = compare(self.compiler.desired(), actual, tables, report)?;
+        if waiting.is_empty() {
+            self.index = Some(Index::of(actual));
+        }
+        Ok(waiting)
+    }
+
+    /// Reads the maps if they may hold something else than what is known.
+    fn read_back(&mut self, tables: &mut dyn LbTables) -> Result<(), ApplyError> {
+        if self.actual.is_some() && !self.in_doubt {
+            return Ok(());
+        }
+        let limits = tables.limits();
+        let names = self.actual.take().map_or_else(BTreeMap::new, |actual| actual.names);
+        match tables.dump() {
+            Ok(dump) => {
+                self.actual = Some(Actual { names, ..restore(&dump, limits) });
+                self.in_doubt = false;
+                Ok(())
+            }
+            Err(source) => {
+                self.actual = Some(Actual { names, ..Actual::empty(limits) });
+                let applied = Applied::default();
+                Err(ApplyError { step: Step::Restore, source, applied, failed: Vec::new() })
             }
         }
-        Ok(Vec::new())
     }
 
     /// Problems that name what a full map could not take.
@@ -172,4 +199,23 @@ impl Syncer {
         }
         subject(op)
     }
+}
+
+/// Makes the maps hold what is desired by comparing everything; gives what still waits for room.
+fn compare(
+    desired: &Desired,
+    actual: &mut Actual,
+    tables: &mut dyn LbTables,
+    report: &mut SyncReport,
+) -> Result<Vec<Problem>, ApplyError> {
+    for round in 1.. {
+        let plan = diff(actual, desired);
+        let result = apply(&plan, tables, actual);
+        report.ops.add(result.as_ref().unwrap_or_else(|error| &error.applied));
+        result?;
+        if plan.waiting.is_empty() || plan.ops.is_empty() || round == ROUNDS {
+            return Ok(plan.waiting);
+        }
+    }
+    Ok(Vec::new())
 }

@@ -3,7 +3,7 @@
 //! Order of admission: what is programmed already, then the oldest, then by key. So a newcomer never displaces
 //! what works, and every node with the same history decides alike.
 
-use super::keys::{BackendKey, PortKey};
+use super::keys::PortKey;
 use super::ranges::SourceRanges;
 use super::{Desired, DesiredPort};
 use crate::model::{Family, Problem};
@@ -31,10 +31,7 @@ pub fn range_budget(limits: &Limits) -> usize {
 pub(super) struct Wanted {
     pub key: PortKey,
     pub created_unix_s: i64,
-    /// Its ClusterIP as an address.
-    pub address: FrontendKey,
     pub port: DesiredPort,
-    pub backends: Vec<(BackendKey, u8)>,
 }
 
 /// What is promised of one family's tables.
@@ -62,8 +59,9 @@ pub(super) fn admit(
     let mut slots_used = 0;
     for want in wanted {
         let used = used.entry(want.key.family).or_default();
-        let address = usize::from(!desired.addresses.contains(&want.address));
-        let backends = want.backends.iter().filter(|(key, _)| !desired.backends.contains_key(key)).count();
+        let address = usize::from(!desired.addresses.contains(&want.port.address));
+        let backends =
+            want.port.backends.iter().filter(|(key, _)| !desired.backends.contains_key(key)).count();
         let new_ranges: HashSet<&SourceRanges> =
             sets_of(&want.port).filter(|ranges| !known_ranges.contains(*ranges)).collect();
         let ranges: usize = new_ranges.iter().map(|ranges| ranges.len()).sum();
@@ -72,7 +70,7 @@ pub(super) fn admit(
         let own_ranges = sets_of(&want.port).map(|ranges| ranges.len()).sum();
         let checks = [
             ("frontends", frontends, used.frontends + frontends, limits.services as usize),
-            ("backends", want.backends.len(), used.backends + backends, backend_budget(limits)),
+            ("backends", want.port.backends.len(), used.backends + backends, backend_budget(limits)),
             ("slots", slots, slots_used + slots, slot_budget(limits)),
             ("source ranges", own_ranges, used.ranges + ranges, range_budget(limits)),
         ];
@@ -85,13 +83,13 @@ pub(super) fn admit(
         used.ranges += ranges;
         slots_used += slots;
         known_ranges.extend(new_ranges.into_iter().cloned().collect::<Vec<_>>());
-        for (key, flags) in want.backends {
-            match desired.backends.entry(key) {
-                Entry::Vacant(free) => drop(free.insert(flags)),
+        for (key, flags) in &want.port.backends {
+            match desired.backends.entry(*key) {
+                Entry::Vacant(free) => drop(free.insert(*flags)),
                 Entry::Occupied(mut held) => *held.get_mut() |= flags,
             }
         }
-        desired.addresses.insert(want.address);
+        desired.addresses.insert(want.port.address);
         desired.ports.insert(want.key, want.port);
     }
     desired

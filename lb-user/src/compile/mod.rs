@@ -4,17 +4,22 @@
 //! stability when capacity runs out). Output: [`Desired`] and the problems found, each naming its object.
 //! The steps, one file each: `frontends` (service ports and the addresses they claim), `conflict` (one owner per
 //! address), `endpoints` (slices merged), `policy` (which endpoints are used), `capacity`.
+//! [`Compiler`] keeps the same result up to date change by change (`claims`, `shared`).
 //! Knows nothing of ids, ranges, the kernel, time or randomness.
 
 mod capacity;
+mod claims;
+mod compiler;
 mod conflict;
 mod endpoints;
 mod frontends;
 pub mod keys;
 mod policy;
 mod ranges;
+mod shared;
 
 pub use capacity::{backend_budget, range_budget, slot_budget};
+pub use compiler::{Changes, Compiler};
 pub use keys::{BackendKey, PortKey};
 pub use ranges::SourceRanges;
 
@@ -49,7 +54,7 @@ pub struct Desired {
 }
 
 /// One service port of one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredPort {
     /// Where it answers, sorted by key.
     pub frontends: Vec<DesiredFrontend>,
@@ -59,6 +64,10 @@ pub struct DesiredPort {
     pub cluster: Vec<BackendKey>,
     /// The node-local set, in order of address.
     pub local: Vec<BackendKey>,
+    /// Every backend that its slices list, in order, with its `BACKEND_*` flags.
+    pub backends: Vec<(BackendKey, u8)>,
+    /// Its ClusterIP as an address.
+    pub address: FrontendKey,
 }
 
 /// One address of a service port.
@@ -75,14 +84,18 @@ pub struct DesiredFrontend {
 /// What is the same for all Services.
 struct Context<'a> {
     node: &'a NodeView,
-    own_addresses: HashSet<IpAddr>,
+    own_addresses: Arc<HashSet<IpAddr>>,
     options: &'a CompileOptions,
 }
 
 impl<'a> Context<'a> {
     fn new(node: &'a NodeView, options: &'a CompileOptions) -> Self {
-        Context { node, own_addresses: node.local_addresses.iter().copied().collect(), options }
+        Context { node, own_addresses: Arc::new(own_addresses(node)), options }
     }
+}
+
+fn own_addresses(node: &NodeView) -> HashSet<IpAddr> {
+    node.local_addresses.iter().copied().collect()
 }
 
 /// Compiles a world. `programmed` tells whether a frontend is in the maps now: service ports that are programmed
@@ -137,13 +150,13 @@ fn build<'a>(
     Some(Wanted {
         key: candidate.key.clone(),
         created_unix_s: candidate.created_unix_s,
-        address: candidate.address,
         port: DesiredPort {
             frontends: frontends.collect(),
             affinity_s: candidate.affinity_s,
             cluster: sets.cluster,
             local: sets.local,
+            backends: merged.iter().map(|e| (e.key, e.flags)).collect(),
+            address: candidate.address,
         },
-        backends: merged.iter().map(|e| (e.key, e.flags)).collect(),
     })
 }

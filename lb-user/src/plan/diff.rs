@@ -7,7 +7,7 @@
 use super::ids;
 use super::ranges::RangeIds;
 use super::slots::Room;
-use super::{Op, Plan};
+use super::{Names, Op, Plan};
 use crate::compile::keys::{entry_family, entry_state, frontend_family, frontend_text, with_state};
 use crate::compile::{BackendKey, Desired, DesiredPort, PortKey};
 use crate::model::{Family, Problem};
@@ -17,7 +17,7 @@ use lb_common::service::SVC_ADDRESS;
 use lb_common::{SetRef, Svc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-type Range = (u32, u32);
+pub(super) type Range = (u32, u32);
 
 /// Compares what is with what shall be.
 pub fn diff(actual: &Actual, desired: &Desired) -> Plan {
@@ -251,7 +251,7 @@ impl<'a> Planner<'a> {
     fn finish(mut self) -> Plan {
         self.waiting.sort();
         self.waiting.dedup();
-        Plan { ops: self.ops, names: self.names, waiting: self.waiting }
+        Plan { ops: self.ops, names: Names::All(self.names), waiting: self.waiting }
     }
 }
 

@@ -5,13 +5,17 @@
 //! shall see any more. A range that a visible frontend names is never written; a range released by a plan is used
 //! again by the next one.
 
+mod changes;
 mod diff;
 mod ids;
+mod index;
 mod op;
 mod ranges;
 mod slots;
 
+pub use changes::plan_changes;
 pub use diff::diff;
+pub use index::Index;
 pub use op::{Op, Step, backend_text, svc_text};
 
 use crate::compile::PortKey;
@@ -23,10 +27,25 @@ use std::collections::BTreeMap;
 pub struct Plan {
     /// The writes, in order.
     pub ops: Vec<Op>,
-    /// Ids of all desired service ports.
-    pub names: BTreeMap<PortKey, u32>,
+    /// Ids of the desired service ports.
+    pub names: Names,
     /// What must wait for a next plan because room appears only once this one is applied. Empty = complete.
     pub waiting: Vec<Problem>,
+}
+
+/// How the ids of service ports are after a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// These are all.
+    All(BTreeMap<PortKey, u32>),
+    /// Only these have changed; `None` = the service port is gone.
+    Changed(Vec<(PortKey, Option<u32>)>),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names::Changed(Vec::new())
+    }
 }
 
 impl std::fmt::Display for Plan {

@@ -1,8 +1,11 @@
 //! Room in the slots array: first fit among the gaps between the ranges in use.
+//!
+//! Invariant: gaps never touch each other, so that the same ranges in use always give the same gaps.
 
 use std::collections::BTreeMap;
 
 /// The gaps of the slots array.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Room {
     /// Offset → length, never adjacent to each other.
     gaps: BTreeMap<u32, u32>,
@@ -38,6 +41,21 @@ impl Room {
         Some(offset)
     }
 
+    /// Gives back a range that was taken and overlaps no other.
+    pub fn give(&mut self, offset: u32, count: u32) {
+        let (mut from, mut to) = (offset, offset.saturating_add(count));
+        if let Some((before, len)) = self.gaps.range(..from).next_back().map(|(o, l)| (*o, *l))
+            && before.saturating_add(len) == from
+        {
+            self.gaps.remove(&before);
+            from = before;
+        }
+        if let Some(len) = self.gaps.remove(&to) {
+            to = to.saturating_add(len);
+        }
+        self.gaps.insert(from, to - from);
+    }
+
     /// Length of the longest gap.
     pub fn longest(&self) -> u32 {
         self.gaps.values().copied().max().unwrap_or(0)
@@ -58,6 +76,18 @@ mod tests {
         assert_eq!(room.take(2), None);
         assert_eq!(room.take(1), Some(8));
         assert_eq!(room.longest(), 0);
+    }
+
+    #[test]
+    fn what_is_given_back_joins_its_neighbours() {
+        let used = [(0, 2), (2, 3), (5, 1), (8, 2)];
+        let mut room = Room::between(used.iter(), 12);
+        for (offset, count, rest) in
+            [(2, 3, &[(0, 2), (5, 1), (8, 2)][..]), (0, 2, &[(5, 1), (8, 2)]), (8, 2, &[(5, 1)]), (5, 1, &[])]
+        {
+            room.give(offset, count);
+            assert_eq!(room, Room::between(rest.iter(), 12));
+        }
     }
 
     #[test]

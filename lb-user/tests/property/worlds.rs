@@ -119,17 +119,22 @@ pub fn events(n: usize) -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(prop_oneof![2 => of_service, 3 => of_slice], 1..n)
 }
 
-/// The world after all events.
-pub fn world_of(events: &[Event]) -> World {
-    let mut world = World::default();
-    for event in events {
-        match event {
+impl Event {
+    /// Makes the change.
+    pub fn apply(&self, world: &mut World) {
+        match self {
             Event::Service(_, Some(s)) => drop(world.services.insert(s.clone())),
             Event::Service(key, None) => drop(world.services.remove(key)),
             Event::Slice(_, Some(s)) => drop(world.slices.insert(s.clone())),
             Event::Slice(key, None) => drop(world.slices.remove(key)),
         }
     }
+}
+
+/// The world after all events.
+pub fn world_of(events: &[Event]) -> World {
+    let mut world = World::default();
+    events.iter().for_each(|event| event.apply(&mut world));
     world
 }
 
