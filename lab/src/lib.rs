@@ -13,6 +13,7 @@ pub mod address;
 pub mod agent;
 pub mod cluster;
 pub mod demo;
+pub mod confine;
 pub mod node;
 pub mod ns;
 pub mod objects;

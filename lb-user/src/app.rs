@@ -9,6 +9,7 @@
 mod cluster;
 mod datapath;
 mod kernel;
+mod observe;
 mod retry;
 
 use std::collections::BTreeSet;
@@ -18,20 +19,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 pub use kernel::{InterfaceReport, Kernel, KernelError, Settings};
+pub use observe::Observer;
 
+use crate::admin;
 use crate::apply::{SyncReport, Syncer};
 use crate::compile::CompileOptions;
 use crate::config::{Config, Source};
 use crate::error::AppError;
+use crate::hostcheck::HostChecks;
 use crate::kube::{self, KubeSource};
 use crate::model::{NodeView, Problem};
 use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
 use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
+use crate::telemetry::notice::{Notice, Notices};
 use crate::telemetry::status::{FrontendNames, StateDir, Status, SyncStatus, frontend_names};
 use datapath::RealKernel;
 use retry::Retry;
@@ -72,6 +78,9 @@ pub struct App<K> {
     snapshot: Option<Arc<Snapshot>>,
     /// What is wrong between configuration and cluster.
     cluster_problems: Vec<Problem>,
+    /// Problems of the last snapshot and sync; the status has those of the host, too.
+    object_problems: Vec<Problem>,
+    observer: Observer,
 }
 
 impl<K: Kernel> App<K> {
@@ -99,7 +108,16 @@ impl<K: Kernel> App<K> {
             interface_retry: Retry::default(),
             snapshot: None,
             cluster_problems: Vec::new(),
+            object_problems: Vec::new(),
+            observer: Observer::unseen(),
         }
+    }
+
+    /// Shows itself to this observer.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
     }
 
     /// Runs until `shutdown` completes. The datapath stays.
@@ -116,6 +134,7 @@ impl<K: Kernel> App<K> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut host_problems = self.observer.problems.clone();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
@@ -136,6 +155,10 @@ impl<K: Kernel> App<K> {
                 Ok(()) = inputs.source.changed() => {
                     let source = inputs.source.borrow_and_update().clone();
                     self.source_changed(&source);
+                }
+                Ok(()) = host_problems.changed() => {
+                    host_problems.mark_unchanged();
+                    self.tell_problems();
                 }
                 () = self.sync_retry.due() => self.sync(),
                 () = self.interface_retry.due() => {
@@ -231,7 +254,9 @@ impl<K: Kernel> App<K> {
         let now_unix_s = unix_s();
         let tables = self.kernel.tables();
         let report = self.syncer.sync(&snapshot.world, &self.view, tables, now_unix_s as u32);
-        self.note(&snapshot, &report, began.elapsed(), now_unix_s);
+        let took = began.elapsed();
+        self.observer.synced(&snapshot, &self.view, &report, took);
+        self.note(&snapshot, &report, took, now_unix_s);
         let names = frontend_names(&snapshot.world);
         if names != self.names {
             match self.state.write_names(&names) {
@@ -245,15 +270,9 @@ impl<K: Kernel> App<K> {
     }
 
     fn note(&mut self, snapshot: &Snapshot, report: &SyncReport, took: Duration, now_unix_s: u64) {
-        let mut problems: Vec<_> =
-            snapshot.problems.iter().chain(&report.problems).chain(&self.cluster_problems).collect();
-        problems.sort();
-        problems.dedup();
-        let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
-        for p in problems.iter().filter(|p| !self.status.problems.contains(p)) {
-            warn!(object = %p.object, field = %p.field, message = %p.message, "problem");
-        }
-        self.status.problems = problems;
+        self.object_problems =
+            snapshot.problems.iter().chain(&report.problems).chain(&self.cluster_problems).cloned().collect();
+        self.tell_problems();
         self.status.last_sync = Some(SyncStatus {
             unix_s: now_unix_s,
             duration_us: took.as_micros() as u64,
@@ -283,6 +302,19 @@ impl<K: Kernel> App<K> {
         }
     }
 
+    /// Puts the problems of objects and of the host into the status, and new ones into the log.
+    fn tell_problems(&mut self) {
+        let host = self.observer.problems.borrow().clone();
+        let mut problems: Vec<_> = self.object_problems.iter().chain(&host).collect();
+        problems.sort();
+        problems.dedup();
+        let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
+        for p in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+            warn!(object = %p.object, field = %p.field, message = %p.message, "problem");
+        }
+        self.status.problems = problems;
+    }
+
     fn become_ready(&mut self) {
         match self.state.set_ready() {
             Ok(()) => {
@@ -307,6 +339,7 @@ impl<K: Kernel> App<K> {
 
     fn write_status(&mut self) {
         self.status.written_unix_s = unix_s();
+        self.observer.status(&self.status);
         if let Err(error) = self.state.write_status(&self.status) {
             warn!(%error, "the status could not be written");
         }
@@ -329,30 +362,58 @@ pub async fn start(config: Config, shutdown: impl Future<Output = ()>) -> Result
         snapshots: source.snapshots.clone(),
         source: source.status.clone(),
     };
-    App::new(config, kernel, state).run(inputs, shutdown).await
+    // Its tasks end with this function.
+    let (observer, _servers) = show(&config, &source);
+    App::new(config, kernel, state).observed_by(observer).run(inputs, shutdown).await
 }
 
-async fn start_source(config: &Config) -> Result<SourceHandle, SourceError> {
-    let node_name = config.node_name.clone();
-    let service_proxy_name = Some(config.service_proxy_name.clone()).filter(|n| !n.is_empty());
+/// Starts what shows the agent: its HTTP servers, the looks at the host, the Events.
+fn show(config: &Config, source: &SourceHandle) -> (Observer, JoinSet<()>) {
+    let (notices, queue) = Notices::channel();
+    let (observer, inputs) = Observer::of(source, notices.clone());
+    let checks = HostChecks {
+        snapshots: source.snapshots.clone(),
+        snat_ports: config.snat_ports,
+        nodeport_range: config.nodeport_range,
+        board: inputs.board.clone(),
+    };
+    let mut tasks = admin::start(config, inputs);
+    tasks.spawn(checks.run());
+    if !matches!(config.source, Source::Manifests(_)) {
+        let api = kube_source(config);
+        notices.tell(Notice::Starting);
+        tasks.spawn(async move {
+            if let Err(error) = kube::events::deliver(api, queue).await {
+                warn!(%error, "no Events are written");
+            }
+        });
+    }
+    (observer, tasks)
+}
+
+/// The API that the configuration names, and what to take from it.
+fn kube_source(config: &Config) -> KubeSource {
     let (kubeconfig, api_url) = match &config.source {
-        Source::Manifests(dir) => {
-            let source = ManifestSource { dir: dir.clone(), node_name, service_proxy_name };
-            return manifests::start(source).await;
-        }
-        Source::InCluster => (None, None),
+        Source::InCluster | Source::Manifests(_) => (None, None),
         Source::Kubeconfig(file) => (Some(file.clone()), None),
         Source::ApiUrl(url) => (None, Some(url.clone())),
     };
-    kube::start(KubeSource {
+    KubeSource {
         kubeconfig,
         api_url,
         api_server: config.api_server.clone(),
-        node_name,
-        service_proxy_name,
+        node_name: config.node_name.clone(),
+        service_proxy_name: Some(config.service_proxy_name.clone()).filter(|n| !n.is_empty()),
         absent_pause: None,
-    })
-    .await
+    }
+}
+
+async fn start_source(config: &Config) -> Result<SourceHandle, SourceError> {
+    let Source::Manifests(dir) = &config.source else {
+        return kube::start(kube_source(config)).await;
+    };
+    let KubeSource { node_name, service_proxy_name, .. } = kube_source(config);
+    manifests::start(ManifestSource { dir: dir.clone(), node_name, service_proxy_name }).await
 }
 
 /// Wall-clock seconds since the epoch.

@@ -6,7 +6,7 @@
 mod local;
 mod node_ports;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -28,6 +28,12 @@ pub const DEFAULT_CGROUP: &str = "/sys/fs/cgroup";
 pub const DEFAULT_SNAT_PORTS: &str = "61000-65535";
 /// Kubernetes' default nodePort range.
 pub const DEFAULT_NODEPORT_RANGE: &str = "30000-32767";
+/// Where `/healthz` and `/livez` answer: on every address, as load balancers expect of kube-proxy.
+pub const DEFAULT_HEALTHZ_ADDRESS: &str = "0.0.0.0:10256";
+/// Where `/metrics` answers: on the node itself only.
+pub const DEFAULT_METRICS_ADDRESS: &str = "127.0.0.1:10249";
+/// kube-proxy's syncPeriod, in seconds; health checks fail after two of them.
+pub const DEFAULT_SYNC_PERIOD_S: u32 = 30;
 /// Host ends of pod interfaces, by the names the usual CNIs give them.
 pub const DEFAULT_POD_INTERFACES: &[&str] =
     &["veth*", "cali*", "lxc[!_]*", "gke*", "eni*", "azv*", "tap*", "nk*"];
@@ -305,6 +311,15 @@ pub struct RunArgs {
     /// The cluster's nodePort range, never used to masquerade
     #[arg(long, default_value = DEFAULT_NODEPORT_RANGE, value_name = "MIN-MAX")]
     pub nodeport_range: PortRange,
+    /// Where /healthz, /livez and /readyz answer; empty = nowhere
+    #[arg(long, default_value = DEFAULT_HEALTHZ_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub healthz_bind_address: String,
+    /// Where /metrics, /proxyMode and /configz answer; empty = nowhere
+    #[arg(long, default_value = DEFAULT_METRICS_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub metrics_bind_address: String,
+    /// Health checks fail when a change waits longer than twice this for the kernel
+    #[arg(long = "sync-period", default_value_t = DEFAULT_SYNC_PERIOD_S, value_name = "SECONDS")]
+    pub sync_period_s: u32,
 }
 
 /// The effective, checked configuration of the agent.
@@ -356,6 +371,12 @@ pub struct Config {
     pub snat_ports: PortRange,
     /// NodePort range.
     pub nodeport_range: PortRange,
+    /// Health endpoints; none = nowhere.
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Metrics; none = nowhere.
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Half of the time that a change may wait for the kernel.
+    pub sync_period_s: u32,
 }
 
 impl RunArgs {
@@ -383,6 +404,9 @@ impl RunArgs {
         if self.snat_ports.overlaps(&self.nodeport_range) {
             let message = format!("{} overlaps --nodeport-range {}", self.snat_ports, self.nodeport_range);
             return Err(bad("--snat-ports", message));
+        }
+        if !(1..=86_400).contains(&self.sync_period_s) {
+            return Err(bad("--sync-period", format!("{} is outside 1..=86400", self.sync_period_s)));
         }
         absolute("--bpffs", &self.paths.bpffs)?;
         absolute("--state-dir", &self.paths.state_dir)?;
@@ -455,6 +479,9 @@ impl RunArgs {
             external_ip_cidrs: self.external_ip_cidrs,
             snat_ports: self.snat_ports,
             nodeport_range: self.nodeport_range,
+            healthz_bind_address: bind_address("--healthz-bind-address", &self.healthz_bind_address)?,
+            metrics_bind_address: bind_address("--metrics-bind-address", &self.metrics_bind_address)?,
+            sync_period_s: self.sync_period_s,
         })
     }
 }
@@ -469,6 +496,16 @@ fn or_default(given: Vec<String>, default: &[&str]) -> Vec<String> {
 
 fn absolute(flag: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.is_absolute() { Ok(()) } else { Err(bad(flag, format!("`{}` is not absolute", path.display()))) }
+}
+
+fn bind_address(flag: &'static str, word: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    match word.trim() {
+        "" => Ok(None),
+        word => word
+            .parse()
+            .map(Some)
+            .map_err(|_| bad(flag, format!("`{word}` is not an address and port, such as 0.0.0.0:10256"))),
+    }
 }
 
 #[cfg(test)]
@@ -580,6 +617,18 @@ mod tests {
         assert!(c.pod_interfaces.matches("veth12ab") && c.pod_interfaces.matches("cali123"));
         assert!(!c.pod_interfaces.matches("eth0") && !c.pod_interfaces.matches("xveth1"));
         assert!(c.overlay_interfaces.matches("vxlan.calico") && c.overlay_interfaces.matches("flannel.1"));
+    }
+
+    #[test]
+    fn bind_addresses_have_kube_proxys_defaults_and_may_be_empty() {
+        let c = config(&["--node-name", "n"]).expect("valid");
+        assert_eq!(c.healthz_bind_address, Some("0.0.0.0:10256".parse().expect("address")));
+        assert_eq!(c.metrics_bind_address, Some("127.0.0.1:10249".parse().expect("address")));
+        let c = config(&["--node-name", "n", "--healthz-bind-address", ""]).expect("valid");
+        assert_eq!(c.healthz_bind_address, None);
+        let wrong = config(&["--node-name", "n", "--metrics-bind-address", "10249"]);
+        assert_eq!(wrong.expect_err("no address").flag, "--metrics-bind-address");
+        assert!(config(&["--node-name", "n", "--sync-period", "0"]).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Fairway's agent as a library: sources → stores → `compile` → `plan::diff` → `apply`.
 
+pub mod admin;
 pub mod app;
 pub mod apply;
 pub mod cli;
@@ -7,6 +8,7 @@ pub mod compile;
 pub mod config;
 pub mod datapath;
 pub mod error;
+pub mod hostcheck;
 pub mod kube;
 pub mod model;
 pub mod node;

@@ -61,6 +61,9 @@ enum Command {
         /// Even while an agent runs
         #[arg(long)]
         force: bool,
+        /// Remove what kube-proxy left on this node, and nothing of Fairway's
+        #[arg(long, conflicts_with = "force")]
+        kube_proxy: bool,
     },
 }
 
@@ -71,7 +74,8 @@ fn main() -> ExitCode {
         Command::Services { name, read } => read::services(&read, name.as_deref()).map_err(Into::into),
         Command::Flows { filters, read } => read::flows(&read, &filters).map_err(Into::into),
         Command::Drops { all, read } => read::drops(&read, all).map_err(Into::into),
-        Command::Cleanup { paths, force } => read::cleanup(&paths, force).map_err(Into::into),
+        Command::Cleanup { kube_proxy: true, .. } => read::cleanup_kube_proxy().map_err(Into::into),
+        Command::Cleanup { paths, force, .. } => read::cleanup(&paths, force).map_err(Into::into),
     };
     match text {
         Ok(text) if text.is_empty() => ExitCode::SUCCESS,

@@ -1,9 +1,13 @@
-//! Lists the lab's clusters on this machine and removes what killed runs left.
+//! Lists the lab's clusters on this machine, removes what killed runs left, and runs programs confined.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use caps::Capability;
 use clap::{Parser, Subcommand};
+use lab::confine;
 use lab::residue::{Run, runs};
 
 /// Clusters that Fairway's lab made of network namespaces on this machine.
@@ -19,6 +23,18 @@ enum Command {
     List,
     /// Remove the clusters whose process is gone.
     Clean,
+    /// Become a program that has no privileges but these, as in a container.
+    Confine {
+        /// A capability to keep, such as CAP_BPF; repeatable.
+        #[arg(long = "capability")]
+        capabilities: Vec<Capability>,
+        /// A seccomp profile in the form that containers use.
+        #[arg(long)]
+        seccomp: Option<PathBuf>,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<OsString>,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -26,6 +42,9 @@ fn main() -> Result<ExitCode> {
     match arguments.command {
         Command::List => runs().iter().for_each(describe),
         Command::Clean => return Ok(clean()),
+        Command::Confine { capabilities, seccomp, program } => {
+            confine::run(&capabilities, seccomp.as_deref(), &program)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

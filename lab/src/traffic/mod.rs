@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod continuous;
 pub mod disruption;
+pub mod http;
 pub mod server;
 pub mod transfer;
 
@@ -17,6 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use ask::{Answer, Ask, Tally, tcp_ask, udp_ask};
 pub use continuous::{Continuous, Sample};
 pub use disruption::{Disruption, Flows, Report};
+pub use http::{HttpAnswer, http_get};
 pub use server::PodServer;
 pub use transfer::{Transfer, tcp_download, tcp_half_close, tcp_upload};
 

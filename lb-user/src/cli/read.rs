@@ -6,6 +6,7 @@ use super::{Output, Show, drops, flows, render, services, status};
 use crate::app::unix_s;
 use crate::config::PathArgs;
 use crate::datapath::{DatapathError, Viewer, now_tick};
+use crate::hostcheck::leftovers;
 use crate::telemetry::status as state;
 use lb_common::Reason;
 use lb_common::reason::COUNTERS_LEN;
@@ -115,10 +116,19 @@ pub fn cleanup(paths: &PathArgs, force: bool) -> Result<String, CleanupError> {
     let mut removed = crate::datapath::cleanup(&paths.bpffs, &paths.state_dir, force)?;
     let files: Vec<PathBuf> = state::remove(&paths.state_dir, force)?;
     removed.extend(files.iter().map(|f| f.display().to_string()));
-    Ok(match removed.as_slice() {
+    Ok(said(&removed))
+}
+
+/// `fairway cleanup --kube-proxy`: likewise.
+pub fn cleanup_kube_proxy() -> Result<String, leftovers::RemoveError> {
+    leftovers::remove().map(|removed| said(&removed))
+}
+
+fn said(removed: &[String]) -> String {
+    match removed {
         [] => "nothing to remove".to_owned(),
         list => list.iter().map(|what| format!("removed {what}")).collect::<Vec<_>>().join("\n"),
-    })
+    }
 }
 
 /// `fairway cleanup` that could not finish.

@@ -2,7 +2,7 @@
 //!
 //! Takes no lock, writes nothing, and reads large maps in bounded slices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::DatapathError;
 use super::attach::{open_link, parse_link_path};
 use super::pins::{self, Pins, base_dir};
-use super::sys::{self, SysError};
+use super::sys::{self, ProgInfo, SysError};
 use super::table::Table;
 use crate::tables::aya::AyaTables;
 use crate::tables::{BackendEntry, Dump, FrontendKey};
@@ -205,13 +205,21 @@ impl Viewer {
     /// What runs where, from the pinned links.
     pub fn attached(&self) -> Result<Vec<AttachedProgram>, DatapathError> {
         let mut all = Vec::new();
+        let pinned = self.pinned_programs()?;
         for path in pins::list(&self.pins.links)? {
             let Some((ifindex, point)) = parse_link_path(&path) else { continue };
             // Unpinned since it was listed: not attached any more.
             let Some((_, link)) = open_link(&path)? else { continue };
             let failed = |e| DatapathError::kernel(path.display(), e);
-            let program = sys::prog_by_id(link.prog_id).map_err(failed)?;
-            let program = sys::prog_info(program.as_fd()).map_err(failed)?;
+            let program = match pinned.get(&link.prog_id) {
+                Some(program) => program.clone(),
+                // Another version's: its name is for who may ask by id.
+                None => match sys::prog_by_id(link.prog_id) {
+                    Ok(program) => sys::prog_info(program.as_fd()).map_err(failed)?,
+                    Err(e) if e.errno() == libc::EPERM => nameless(link.prog_id),
+                    Err(e) => return Err(failed(e)),
+                },
+            };
             let name = program.name.iter().take_while(|b| **b != 0).copied().collect::<Vec<u8>>();
             all.push(AttachedProgram {
                 ifindex,
@@ -226,4 +234,30 @@ impl Viewer {
         }
         Ok(all)
     }
+
+    /// Every pinned program by its id. The kernel gives programs away by id to CAP_SYS_ADMIN only, and the agent
+    /// does not have that.
+    fn pinned_programs(&self) -> Result<HashMap<u32, ProgInfo>, DatapathError> {
+        let mut programs = HashMap::new();
+        for object in pins::list(&self.pins.progs)? {
+            for path in pins::list(&object)? {
+                let failed = |e| DatapathError::kernel(path.display(), e);
+                let program = match sys::obj_get(&path) {
+                    Ok(program) => program,
+                    // Unpinned since it was listed.
+                    Err(e) if e.is_not_found() => continue,
+                    Err(e) => return Err(failed(e)),
+                };
+                let info = sys::prog_info(program.as_fd()).map_err(failed)?;
+                programs.insert(info.id, info);
+            }
+        }
+        Ok(programs)
+    }
+}
+
+fn nameless(id: u32) -> ProgInfo {
+    let mut program = ProgInfo::default();
+    program.id = id;
+    program
 }

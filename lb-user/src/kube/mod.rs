@@ -5,9 +5,11 @@
 
 mod connect;
 pub mod convert;
+pub mod events;
 mod raw;
 mod reflect;
 mod store;
+mod tally;
 
 pub use connect::KubeSource;
 pub use reflect::start;

@@ -21,6 +21,7 @@ use super::connect::{self, KubeSource, WATCH_TIMEOUT_S, chain};
 use super::convert::Selection;
 use super::raw::{Kind, RawObject};
 use super::store::Store;
+use super::tally::Tally;
 use crate::sources::publish::{Publisher, StatusBoard};
 use crate::sources::{SourceError, SourceHandle};
 
@@ -66,8 +67,9 @@ pub async fn start(source: KubeSource) -> Result<SourceHandle, SourceError> {
         tasks.spawn(follower.follow(client.clone()));
     }
     drop(sender);
+    let changes = publisher.log();
     tasks.spawn(keep(Store::new(selection), publisher, receiver));
-    Ok(SourceHandle::new(snapshots, status, tasks))
+    Ok(SourceHandle::new(snapshots, status, tasks).with_changes(changes))
 }
 
 /// Watches one kind.
@@ -172,12 +174,20 @@ fn is_gone(error: &watcher::Error) -> bool {
 /// Keeps the store and publishes.
 async fn keep(mut store: Store, mut publisher: Publisher, mut receiver: mpsc::Receiver<Message>) {
     let mut ready = false;
+    let mut tally = Tally::begin();
     loop {
         let due = publisher.due().filter(|_| ready);
         tokio::select! {
             message = receiver.recv() => {
                 let changed = match message {
-                    Some((kind, Ok(event))) => store.take(kind, event),
+                    Some((kind, Ok(event))) => {
+                        let seen = tally.look(kind, &event);
+                        let changed = store.take(kind, event);
+                        if changed {
+                            tally.add(kind, seen, publisher.changes());
+                        }
+                        changed
+                    }
                     Some((kind, Err(code))) => store.absent(kind, code),
                     None => return,
                 };

@@ -4,6 +4,7 @@
 //! one only after everything was read once (spec O7), later ones coalesced. A source never ends because of what it
 //! reads: whatever is wrong becomes a [`Problem`] of the snapshot or the text of the [`SourceStatus`].
 
+pub mod changes;
 pub(crate) mod intern;
 pub mod manifests;
 pub(crate) mod publish;
@@ -48,6 +49,8 @@ pub struct SourceHandle {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The state of the connection.
     pub status: watch::Receiver<SourceStatus>,
+    /// What the snapshots change.
+    pub changes: changes::ChangeLog,
     _tasks: JoinSet<()>,
 }
 
@@ -57,7 +60,12 @@ impl SourceHandle {
         status: watch::Receiver<SourceStatus>,
         tasks: JoinSet<()>,
     ) -> Self {
-        SourceHandle { snapshots, status, _tasks: tasks }
+        SourceHandle { snapshots, status, changes: changes::ChangeLog::default(), _tasks: tasks }
+    }
+
+    pub(crate) fn with_changes(mut self, changes: changes::ChangeLog) -> Self {
+        self.changes = changes;
+        self
     }
 
     /// Whether the source still works; false only after a panic in one of its tasks.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::changes::{ChangeLog, Changes};
 use super::{Snapshot, SourceStatus};
 use crate::model::{Problem, World};
 
@@ -21,13 +22,33 @@ pub(crate) struct Publisher {
     generation: u64,
     dirty: bool,
     not_before: Instant,
+    changes: Changes,
+    log: ChangeLog,
 }
 
 impl Publisher {
     /// A publisher that has published nothing, and the receiver for the handle.
     pub(crate) fn new() -> (Self, watch::Receiver<Option<Arc<Snapshot>>>) {
         let (sender, receiver) = watch::channel(None);
-        (Publisher { sender, generation: 0, dirty: true, not_before: Instant::now() }, receiver)
+        let publisher = Publisher {
+            sender,
+            generation: 0,
+            dirty: true,
+            not_before: Instant::now(),
+            changes: Changes::default(),
+            log: ChangeLog::default(),
+        };
+        (publisher, receiver)
+    }
+
+    /// Where the changes of published snapshots are noted.
+    pub(crate) fn log(&self) -> ChangeLog {
+        self.log.clone()
+    }
+
+    /// What the next snapshot carries.
+    pub(crate) fn changes(&mut self) -> &mut Changes {
+        &mut self.changes
     }
 
     /// Notes that there is something new.
@@ -51,10 +72,15 @@ impl Publisher {
             .borrow()
             .as_ref()
             .is_some_and(|last| *last.world == world && last.problems == problems);
+        let changes = std::mem::take(&mut self.changes);
         if unchanged {
+            // What was changed and changed back is done.
+            self.log.note(self.generation, changes);
             return;
         }
         self.generation += 1;
+        // Before the snapshot: whoever has the snapshot finds its changes.
+        self.log.note(self.generation, changes);
         let snapshot = Snapshot { world: Arc::new(world), problems, generation: self.generation };
         self.sender.send_replace(Some(Arc::new(snapshot)));
     }
@@ -110,4 +136,60 @@ impl StatusBoard {
 
 fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeObject;
+
+    fn world(name: &str) -> World {
+        World {
+            node: Some(NodeObject { name: name.to_owned(), ..NodeObject::default() }),
+            ..World::default()
+        }
+    }
+
+    /// Virtual time: how long from now until the publisher wants to publish.
+    fn wait(publisher: &Publisher) -> Option<Duration> {
+        publisher.due().map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_and_the_first_after_a_quiet_time_go_out_at_once() {
+        let (mut publisher, receiver) = Publisher::new();
+        assert_eq!(wait(&publisher), Some(Duration::ZERO));
+        publisher.publish(world("a"), vec![]);
+        assert_eq!(wait(&publisher), None, "nothing new");
+        tokio::time::advance(MIN_INTERVAL).await;
+        publisher.mark_dirty();
+        assert_eq!(wait(&publisher), Some(Duration::ZERO));
+        publisher.publish(world("b"), vec![]);
+        assert_eq!(receiver.borrow().as_ref().map(|s| s.generation), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_becomes_two_snapshots_the_second_one_interval_later() {
+        let (mut publisher, receiver) = Publisher::new();
+        publisher.publish(world("a"), vec![]);
+        for _ in 0..100 {
+            publisher.mark_dirty();
+            assert_eq!(wait(&publisher), Some(MIN_INTERVAL));
+        }
+        tokio::time::sleep_until(publisher.due().expect("due")).await;
+        publisher.publish(world("b"), vec![]);
+        assert_eq!(wait(&publisher), None);
+        assert_eq!(receiver.borrow().as_ref().map(|s| s.generation), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_was_changed_back_is_not_published_and_no_longer_waits() {
+        let (mut publisher, mut receiver) = Publisher::new();
+        publisher.publish(world("a"), vec![]);
+        receiver.mark_unchanged();
+        publisher.changes().services += 2;
+        publisher.publish(world("a"), vec![]);
+        assert!(!receiver.has_changed().expect("open"));
+        assert_eq!(publisher.log().take_up_to(1).services, 2);
+    }
 }
