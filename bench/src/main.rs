@@ -7,6 +7,7 @@
 mod fairway;
 mod floor;
 mod frames;
+mod interrupt;
 mod net;
 mod object;
 mod pin;
@@ -79,6 +80,7 @@ fn bench(args: &Args) -> Result<()> {
     if let Some(unknown) = args.suites.iter().find(|s| !suites::ALL.iter().any(|(name, _)| name == s)) {
         bail!("no suite {unknown}; there are: {}", suites::ALL.map(|(name, _)| name).join(", "));
     }
+    interrupt::watch()?;
     let cpus = pin::Cpus::of_this_process()?;
     pin::to(cpus.work())?;
     let object = object::BenchObject::load()?;
