@@ -12,7 +12,8 @@ const INTERRUPTED: i32 = 130;
 
 /// Watches for signals from now on.
 pub fn watch() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("watch signals")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("watch signals")?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let waited = runtime.block_on(async {
             let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

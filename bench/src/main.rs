@@ -7,13 +7,15 @@
 mod fairway;
 mod floor;
 mod frames;
+mod goals;
 mod interrupt;
 mod net;
 mod object;
 mod pin;
+mod plot;
 mod process;
-mod rivals;
 mod report;
+mod rivals;
 mod stats;
 mod suites;
 mod testrun;
@@ -112,12 +114,19 @@ fn bench(args: &Args) -> Result<()> {
         started_unix_s,
         machine: machine(&setup.cpus),
         floor_ns: setup.floor.quietest_ns(),
-        goals: Vec::new(),
+        goals: goals::judge(&reports),
         suites: reports,
     };
+    println!("\ngoals\n{}", report::goals(&document.goals));
+    println!("\nempty program: {} ns at best; command: {}", document.floor_ns, document.command);
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&document)?)
             .with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(dir) = &args.plot {
+        for file in plot::all(dir, &document.suites)? {
+            println!("drawn: {}", dir.join(file).display());
+        }
     }
     Ok(())
 }

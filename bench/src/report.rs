@@ -74,14 +74,6 @@ impl Cell {
         self
     }
 
-    /// The best sample.
-    pub fn best(&self) -> f64 {
-        match self.better {
-            Better::Lower => self.summary.min,
-            Better::Higher => self.summary.max,
-        }
-    }
-
     fn params_text(&self) -> String {
         self.params.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
@@ -102,7 +94,9 @@ impl SuiteReport {
     /// The first cell of a case, a contestant and these parameters.
     pub fn find(&self, case: &str, who: &str, params: &[(&str, u64)]) -> Option<&Cell> {
         self.cells.iter().find(|c| {
-            c.case == case && c.who == who && params.iter().all(|(name, value)| c.params.get(name) == Some(value))
+            c.case == case
+                && c.who == who
+                && params.iter().all(|(name, value)| c.params.get(name) == Some(value))
         })
     }
 }
@@ -145,10 +139,24 @@ pub struct Document {
 pub fn table(report: &SuiteReport) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["case", "parameters", "who", "min", "median", "p99", "unit", "vs fairway", "n", "remarks"]);
+    table.set_header([
+        "case",
+        "parameters",
+        "who",
+        "min",
+        "median",
+        "p99",
+        "unit",
+        "vs fairway",
+        "n",
+        "remarks",
+    ]);
     for cell in &report.cells {
         let reference = report.cells.iter().find(|c| {
-            c.case == cell.case && c.params == cell.params && c.unit == cell.unit && c.who.starts_with("fairway")
+            c.case == cell.case
+                && c.params == cell.params
+                && c.unit == cell.unit
+                && c.who.starts_with("fairway")
         });
         let ratio = reference.filter(|r| r.summary.median != 0.0 && r.who != cell.who);
         let ratio = ratio.map_or(String::new(), |r| format!("{:.2}", cell.summary.median / r.summary.median));

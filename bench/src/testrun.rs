@@ -73,7 +73,8 @@ pub struct Outcome {
 fn call(attr: &mut Attr) -> io::Result<()> {
     // SAFETY: the attribute is as long as said, and its pointers are buffers of the sizes beside them that the
     // callers below keep alive.
-    let ret = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, std::ptr::from_mut(attr), size_of::<Attr>()) };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, std::ptr::from_mut(attr), size_of::<Attr>()) };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

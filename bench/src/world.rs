@@ -57,7 +57,8 @@ impl World {
 /// One of the other Services, with its slices.
 pub fn filler(i: u32, endpoints: u32) -> Vec<Value> {
     let name = filler_name(i);
-    let addresses: Vec<_> = (0..endpoints).map(|e| (filler_endpoint(i * endpoints + e), "elsewhere")).collect();
+    let addresses: Vec<_> =
+        (0..endpoints).map(|e| (filler_endpoint(i * endpoints + e), "elsewhere")).collect();
     let mut objects = vec![service(&name, cluster_ip(i + 10), None, false)];
     objects.extend(slices(&name, &addresses, TARGET_PORT, false));
     objects

@@ -66,7 +66,14 @@ fn measure(setup: &mut Setup, case: &str, job: Job, ways: &[&Way], services: u32
             bar.set_message(way.contestant.name());
             bar.inc(1);
             of_round.push(match way.wrong {
-                None => Some(traffic::client(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), job, way.to, time)?),
+                None => Some(traffic::client(
+                    &way.ns,
+                    way.cgroup.as_deref(),
+                    setup.cpus.aside(),
+                    job,
+                    way.to,
+                    time,
+                )?),
                 Some(_) => None,
             });
         }

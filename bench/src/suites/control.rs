@@ -112,10 +112,8 @@ fn last_sync_ms(net: &Net) -> Result<f64> {
     let file = net.node(FAIRWAY).state_dir().join("status.json");
     let deadline = Instant::now() + STATUS_DEADLINE;
     loop {
-        let status: Value = std::fs::read(&file)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+        let status: Value =
+            std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         if let Some(micros) = status["last_sync"]["duration_us"].as_f64() {
             return Ok(micros / 1e3);
         }
@@ -133,7 +131,8 @@ fn cold(setup: &Setup, net: &Net, size: Size) -> Result<Vec<Cell>> {
     if !setup.wants(CASE) {
         return Ok(Vec::new());
     }
-    let rivals: Vec<_> = RIVALS.into_iter().zip(FAIRWAY + 1..).filter(|(rival, _)| rival.is_there()).collect();
+    let rivals: Vec<_> =
+        RIVALS.into_iter().zip(FAIRWAY + 1..).filter(|(rival, _)| rival.is_there()).collect();
     let rules: Vec<_> = rivals.iter().map(|(rival, n)| rival.rules(&size.world(*n))).collect();
     let rounds = setup.rounds(5);
     let title = format!("cold start, {} × {}", size.services, size.endpoints);

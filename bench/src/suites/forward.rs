@@ -217,8 +217,8 @@ impl Lane {
         };
         let Sent { sunk, floor_ns, quiet } = self.send(setup, &set, count)?;
         // How fast they arrive; what the kernel does before the first and after the last one is left out.
-        let total_ns =
-            sunk.last_ns.saturating_sub(sunk.first_ns) as f64 / (sunk.last_count - sunk.first_count).max(1) as f64;
+        let total_ns = sunk.last_ns.saturating_sub(sunk.first_ns) as f64
+            / (sunk.last_count - sunk.first_count).max(1) as f64;
         Ok(Sample {
             total_ns,
             hop_ns: if self.who == FLOOR_NAME { total_ns } else { total_ns - drop_ns },

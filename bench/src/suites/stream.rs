@@ -59,7 +59,8 @@ fn measure(setup: &Setup, case: &str, job: Job, ways: &[&Way]) -> Result<Vec<Cel
                 continue;
             }
             let before = busy_seconds()?;
-            let found = traffic::client(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), job, way.to, time)?;
+            let found =
+                traffic::client(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), job, way.to, time)?;
             let busy = busy_seconds()? - before;
             samples.push((found.rate() * 8.0 / 1e9, busy / (found.count as f64 / 1e9)));
         }

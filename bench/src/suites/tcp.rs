@@ -106,7 +106,7 @@ impl Arena {
                 }
                 Contestant::Rival(rival) => {
                     rival.load(net.node(n).ns(), &rival.rules(&world)).and_then(Loaded::done).map(drop)
-                },
+                }
                 Contestant::RoutingXdp => empty_xdp(setup, &net, n).map(|made| links.extend(made)),
             };
             started.with_context(|| contestant.name())?;

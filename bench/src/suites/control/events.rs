@@ -198,8 +198,8 @@ impl ManyPorts {
             .map(|i| (IpAddr::from(world::filler_endpoint(i).v4), "elsewhere"))
             .collect();
         let mut slice = world::slice(MANY, "IPv4", 0, &addresses, TARGET_PORT, false);
-        let ports = (0..self.ports)
-            .map(|i| json!({"name": format!("p{i}"), "protocol": "TCP", "port": 20_000 + i}));
+        let ports =
+            (0..self.ports).map(|i| json!({"name": format!("p{i}"), "protocol": "TCP", "port": 20_000 + i}));
         slice["ports"] = ports.collect();
         slice
     }

@@ -181,19 +181,31 @@ impl Builder<'_> {
         let server = of(v6, net::node_address(NODE, Side::Far));
         let clients = Clients { address: one_armed, server, port: SSH };
         let tuples = clients.tuples(0, self.flows.min(POD_FLOWS));
-        for (what, place) in [("XDP", self.places.xdp_far.clone()), ("tc uplink", self.places.tc_far.clone())] {
+        for (what, place) in [("XDP", self.places.xdp_far.clone()), ("tc uplink", self.places.tc_far.clone())]
+        {
             let set = place.way().set(Kind::Ack, &tuples)?;
-            self.add(format!("not ours, {} TCP, {what}", family(v6)), &place, Flows::Known(set), &[Reason::NotOurs]);
+            self.add(
+                format!("not ours, {} TCP, {what}", family(v6)),
+                &place,
+                Flows::Known(set),
+                &[Reason::NotOurs],
+            );
         }
         let backend = of(v6, net::backend(NODE, 1));
-        let direct = Clients { address: pod_client, server: backend, port: PORT }.tuples(0, self.flows.min(POD_FLOWS));
+        let direct =
+            Clients { address: pod_client, server: backend, port: PORT }.tuples(0, self.flows.min(POD_FLOWS));
         let turned: Vec<_> = direct.iter().map(|t| t.turned()).collect();
         for (what, place, tuples) in [
             ("tc pod", self.places.pod_in.clone(), direct),
             ("tc egress", self.places.pod_out.clone(), turned),
         ] {
             let set = place.way().set(Kind::Ack, &tuples)?;
-            self.add(format!("not ours, {} TCP, {what}", family(v6)), &place, Flows::Known(set), &[Reason::NotOurs]);
+            self.add(
+                format!("not ours, {} TCP, {what}", family(v6)),
+                &place,
+                Flows::Known(set),
+                &[Reason::NotOurs],
+            );
         }
         Ok(())
     }
@@ -273,7 +285,12 @@ impl Builder<'_> {
         let clients = Clients { address: one_armed, server, port: NODE_PORT };
         for (protocol, kind) in [("TCP", Kind::Syn), ("UDP", Kind::Udp)] {
             let flows = Flows::Fresh { clients, next: self.flows, kind, macs: far.macs };
-            self.add(format!("new flow, {} {protocol}, XDP TX", family(v6)), &far, flows, &[Reason::FwdRemote]);
+            self.add(
+                format!("new flow, {} {protocol}, XDP TX", family(v6)),
+                &far,
+                flows,
+                &[Reason::FwdRemote],
+            );
         }
         let pod = self.places.pod_in.clone();
         let clients = Clients { address: pod_client, server: of(v6, World::cluster_ip()), port: PORT };
