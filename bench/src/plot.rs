@@ -123,9 +123,8 @@ fn bars_chart(path: &Path, title: &str, unit: &str, bars: &[Bar]) -> Drawn {
         .y_label_area_size(150)
         .build_cartesian_2d(0.0..largest * 1.15, (0..bars.len()).into_segmented())?;
     let name = |at: &SegmentValue<usize>| match at {
-        SegmentValue::CenterOf(i) => {
-            bars.get(bars.len() - 1 - i).map_or_else(String::new, |b| b.label.clone())
-        }
+        // The axis counts from below, and one beyond the last bar.
+        SegmentValue::CenterOf(i) => bars.iter().rev().nth(*i).map_or_else(String::new, |b| b.label.clone()),
         _ => String::new(),
     };
     chart
