@@ -39,11 +39,6 @@ impl Fairway {
         Ok(())
     }
 
-    /// The node.
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// The running agent's process id.
     pub fn pid(&self) -> Option<u32> {
         self.agent.as_ref().and_then(Agent::pid)

@@ -141,21 +141,16 @@ impl FlowSet {
         };
         let set =
             Self { base: words(&first), frame_len: first.len(), is_udp: kind == Kind::Udp, first, patches };
-        ensure!(set.len() <= MAX_FLOWS as usize, "{} flows are too many", set.len());
+        ensure!(set.count() <= MAX_FLOWS as usize, "{} flows are too many", set.count());
         Ok(set)
     }
 
     /// Number of flows.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match &self.patches {
             Patches::V4(p) => p.len(),
             Patches::V6(p) => p.len(),
         }
-    }
-
-    /// Never true: a set has at least one flow.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -243,6 +238,6 @@ mod tests {
     fn a_set_holds_one_family() {
         let mixed = [tuple(false, 1), tuple(true, 1)];
         assert!(FlowSet::new(MACS, Kind::Syn, mixed).is_err());
-        assert_eq!(FlowSet::new(MACS, Kind::Syn, (0..5).map(|n| tuple(true, n))).expect("a set").len(), 5);
+        assert_eq!(FlowSet::new(MACS, Kind::Syn, (0..5).map(|n| tuple(true, n))).expect("a set").count(), 5);
     }
 }

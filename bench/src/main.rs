@@ -7,9 +7,12 @@
 mod fairway;
 mod floor;
 mod frames;
+mod goals;
+mod interrupt;
 mod net;
 mod object;
 mod pin;
+mod plot;
 mod process;
 mod report;
 mod rivals;
@@ -79,6 +82,7 @@ fn bench(args: &Args) -> Result<()> {
     if let Some(unknown) = args.suites.iter().find(|s| !suites::ALL.iter().any(|(name, _)| name == s)) {
         bail!("no suite {unknown}; there are: {}", suites::ALL.map(|(name, _)| name).join(", "));
     }
+    interrupt::watch()?;
     let cpus = pin::Cpus::of_this_process()?;
     pin::to(cpus.work())?;
     let object = object::BenchObject::load()?;
@@ -110,12 +114,19 @@ fn bench(args: &Args) -> Result<()> {
         started_unix_s,
         machine: machine(&setup.cpus),
         floor_ns: setup.floor.quietest_ns(),
-        goals: Vec::new(),
+        goals: goals::judge(&reports),
         suites: reports,
     };
+    println!("\ngoals\n{}", report::goals(&document.goals));
+    println!("\nempty program: {} ns at best; command: {}", document.floor_ns, document.command);
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&document)?)
             .with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(dir) = &args.plot {
+        for file in plot::all(dir, &document.suites)? {
+            println!("drawn: {}", dir.join(file).display());
+        }
     }
     Ok(())
 }

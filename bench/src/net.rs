@@ -13,7 +13,6 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use lab::address::Dual;
@@ -254,9 +253,4 @@ fn routes_of_far(n: u8) -> String {
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{line}");
-}
-
-/// The pinned BPF file system of a node.
-pub fn bpffs(node: &Node) -> &Path {
-    node.bpffs()
 }

@@ -62,12 +62,12 @@ impl BenchObject {
     pub fn choose(&self, flows: &FlowSet) -> Result<()> {
         let control = Control {
             next: 0,
-            count: flows.len() as u32,
+            count: flows.count() as u32,
             len: flows.frame_len as u32,
             is_udp: u32::from(flows.is_udp),
             base: flows.base,
         };
-        let keys: Vec<u32> = (0..flows.len() as u32).collect();
+        let keys: Vec<u32> = (0..flows.count() as u32).collect();
         match &flows.patches {
             Patches::V4(p) => put_all::<Patch4>(self.fd(PATCHES4)?, &keys, p)?,
             Patches::V6(p) => put_all::<Patch6>(self.fd(PATCHES6)?, &keys, p)?,

@@ -74,14 +74,6 @@ impl Cell {
         self
     }
 
-    /// The best sample.
-    pub fn best(&self) -> f64 {
-        match self.better {
-            Better::Lower => self.summary.min,
-            Better::Higher => self.summary.max,
-        }
-    }
-
     fn params_text(&self) -> String {
         self.params.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }

@@ -139,13 +139,12 @@ pub fn service(name: &str, ips: Dual, node_port: Option<u16>, udp: bool) -> Valu
 /// would have it at most.
 pub fn slices(name: &str, endpoints: &[(Dual, &str)], port: u16, udp: bool) -> Vec<Value> {
     const LARGEST: usize = 1_000;
-    let pick: [(&str, fn(&Dual) -> IpAddr); 2] = [("IPv4", |d| d.v4.into()), ("IPv6", |d| d.v6.into())];
     let mut objects = Vec::new();
-    for (family, address) in pick {
-        for (i, part) in endpoints.chunks(LARGEST).enumerate() {
-            let part: Vec<_> = part.iter().map(|(d, node)| (address(d), *node)).collect();
-            objects.push(slice(name, family, i, &part, port, udp));
-        }
+    for (i, part) in endpoints.chunks(LARGEST).enumerate() {
+        let v4: Vec<_> = part.iter().map(|(d, node)| (IpAddr::V4(d.v4), *node)).collect();
+        let v6: Vec<_> = part.iter().map(|(d, node)| (IpAddr::V6(d.v6), *node)).collect();
+        objects.push(slice(name, "IPv4", i, &v4, port, udp));
+        objects.push(slice(name, "IPv6", i, &v6, port, udp));
     }
     objects
 }

@@ -6,11 +6,13 @@
 mod iptables;
 mod nftables;
 
+use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::Ns;
 
 use crate::net;
@@ -18,6 +20,28 @@ use crate::world::{self, NODE_PORT, PORT, TARGET_PORT, World};
 
 /// The pods' range: what comes from elsewhere to a clusterIP is masqueraded.
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
+
+/// How long a rival may take to load its rules; longer would be a benchmark of patience.
+pub const PATIENCE: Duration = Duration::from_secs(45);
+
+/// How loading went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Loaded {
+    /// Done.
+    In(Duration),
+    /// Given up after [`PATIENCE`]; nothing was loaded.
+    Unfinished,
+}
+
+impl Loaded {
+    /// An error if it was not done.
+    pub fn done(self) -> Result<Duration> {
+        match self {
+            Loaded::In(took) => Ok(took),
+            Loaded::Unfinished => bail!("the rules were not loaded after {PATIENCE:?}"),
+        }
+    }
+}
 
 /// A rival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,19 +82,38 @@ impl Rival {
         }
     }
 
-    /// Loads rules and says how long that took.
-    pub fn load(self, ns: &Ns, rules: &str) -> Result<Duration> {
+    /// Loads rules and says how long that took, or that it was not done after [`PATIENCE`].
+    pub fn load(self, ns: &Ns, rules: &str) -> Result<Loaded> {
+        self.feed(ns, &[], rules)
+    }
+
+    fn feed(self, ns: &Ns, more: &[&str], rules: &str) -> Result<Loaded> {
         let (program, arguments) = self.loader();
         if program.is_empty() {
-            return Ok(Duration::ZERO);
+            return Ok(Loaded::In(Duration::ZERO));
         }
+        let mut command = ns.command(program);
+        command.args(arguments).args(more).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
         let began = Instant::now();
-        ns.feed(program, arguments, rules).map_err(|error| {
-            // The input is megabytes of rules.
-            let text = format!("{error:#}");
-            anyhow::anyhow!("{}", text.split("input was:").next().unwrap_or_default().trim().to_owned())
+        let mut child = command.spawn().with_context(|| format!("start {program}"))?;
+        let mut input = child.stdin.take().context("no standard input")?;
+        let output = thread::scope(|scope| {
+            // A program that fails early closes its input; what it says matters more than the broken pipe.
+            scope.spawn(move || drop(input.write_all(rules.as_bytes())));
+            while child.try_wait()?.is_none() {
+                if began.elapsed() > PATIENCE {
+                    child.kill()?;
+                    child.wait()?;
+                    return Ok(None);
+                }
+                thread::park_timeout(Duration::from_micros(200));
+            }
+            let took = began.elapsed();
+            Ok::<_, std::io::Error>(Some((child.wait_with_output()?, took)))
         })?;
-        Ok(began.elapsed())
+        let Some((output, took)) = output else { return Ok(Loaded::Unfinished) };
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(Loaded::In(took))
     }
 
     /// What replaces the endpoints of the Service under test, and nothing else.
@@ -84,12 +127,8 @@ impl Rival {
     }
 
     /// Applies [`Rival::changed`] and says how long that took.
-    pub fn change(self, ns: &Ns, rules: &str) -> Result<Duration> {
-        let (program, arguments) = self.loader();
-        let keep: &[&str] = if self == Rival::Nftables { &[] } else { &["--noflush"] };
-        let began = Instant::now();
-        ns.feed(program, &[arguments, keep].concat(), rules)?;
-        Ok(began.elapsed())
+    pub fn change(self, ns: &Ns, rules: &str) -> Result<Loaded> {
+        self.feed(ns, if self == Rival::Nftables { &[] } else { &["--noflush"] }, rules)
     }
 
     /// Removes all its rules.
@@ -101,8 +140,8 @@ impl Rival {
         };
         match self {
             Rival::Nftables => run("nft", &["flush", "ruleset"]),
-            Rival::Iptables => self.load(ns, iptables::EMPTY).map(drop),
-            Rival::IptablesLegacy => self.load(ns, iptables::EMPTY).map(drop),
+            Rival::Iptables => self.load(ns, iptables::EMPTY)?.done().map(drop),
+            Rival::IptablesLegacy => self.load(ns, iptables::EMPTY)?.done().map(drop),
             Rival::Routing => Ok(()),
         }
     }

@@ -21,7 +21,7 @@ use crate::frames::{FlowSet, Kind, Macs};
 use crate::net::{self, Net, Side};
 use crate::pin;
 use crate::report::{Better, Cell, SuiteReport};
-use crate::rivals::Rival;
+use crate::rivals::{Loaded, Rival};
 use crate::stats::Summary;
 use crate::suites::program::Clients;
 use crate::testrun;
@@ -88,7 +88,8 @@ fn stage(setup: &mut Setup, services: u32) -> Result<Vec<Cell>> {
         agents.push(fairway);
     }
     for (rival, node) in RIVALS.into_iter().zip(FIRST_RIVAL..) {
-        rival.load(net.node(node).ns(), &rival.rules(&world(node))).with_context(|| rival.name())?;
+        let loaded = rival.load(net.node(node).ns(), &rival.rules(&world(node)));
+        loaded.and_then(Loaded::done).with_context(|| rival.name())?;
     }
     let links = attach(setup, &net)?;
     let mut lanes = lanes(&net)?;

@@ -134,9 +134,9 @@ impl Stage {
         let fresh = case.next_flows(setup.pick(16_384, 512))?;
         let flows = fresh.as_ref().or(case.known()).context("a case has flows")?;
         let repeat = match case.flows {
-            Flows::Known(_) => setup.pick(200_000, 2_000).max(flows.len() as u32),
+            Flows::Known(_) => setup.pick(200_000, 2_000).max(flows.count() as u32),
             // Each only once: the second time it would be known.
-            Flows::Fresh { .. } => flows.len() as u32,
+            Flows::Fresh { .. } => flows.count() as u32,
         };
         let object = &setup.object;
         object.choose(flows)?;

@@ -10,7 +10,7 @@ use lab::Ns;
 use super::Setup;
 use crate::fairway::Fairway;
 use crate::net::{self, Net, Side};
-use crate::rivals::Rival;
+use crate::rivals::{Loaded, Rival};
 use crate::traffic::{self, Server};
 use crate::world::{NODE_PORT, PORT, TARGET_PORT, World};
 
@@ -104,7 +104,9 @@ impl Arena {
                 Contestant::Tc => {
                     Fairway::start(&net, n, world.objects(), &["--xdp-mode", "off"]).map(|f| agents.push(f))
                 }
-                Contestant::Rival(rival) => rival.load(net.node(n).ns(), &rival.rules(&world)).map(drop),
+                Contestant::Rival(rival) => {
+                    rival.load(net.node(n).ns(), &rival.rules(&world)).and_then(Loaded::done).map(drop)
+                }
                 Contestant::RoutingXdp => empty_xdp(setup, &net, n).map(|made| links.extend(made)),
             };
             started.with_context(|| contestant.name())?;

@@ -118,17 +118,22 @@ fn rivals(setup: &Setup, net: &Net, size: Size) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for (rival, n) in RIVALS.into_iter().zip(FAIRWAY + 1..).filter(|(rival, _)| rival.is_there()) {
         let (ns, world) = (net.node(n).ns(), size.world(n));
-        rival.load(ns, &rival.rules(&world)).with_context(|| rival.name())?;
+        let mut cell = size.cell(CASES[0], rival.name(), "ms");
+        let loaded = rival.load(ns, &rival.rules(&world)).with_context(|| rival.name())?;
+        if let Err(error) = loaded.done() {
+            cell.wrong = Some(error.to_string());
+            cells.push(cell);
+            continue;
+        }
         let (changes, changed) = (setup.pick(20, 2), rival.changed(&world));
         let bar = progress(&format!("{}, {}", CASES[0], rival.name()), changes);
         let samples = (0..changes).map(|_| {
             bar.inc(1);
-            Ok(rival.change(ns, &changed)?.as_secs_f64() * 1e3)
+            Ok(rival.change(ns, &changed)?.done()?.as_secs_f64() * 1e3)
         });
         let samples: Vec<f64> = samples.collect::<Result<_>>().with_context(|| rival.name())?;
         bar.finish_and_clear();
         rival.unload(ns)?;
-        let mut cell = size.cell(CASES[0], rival.name(), "ms");
         cell.summary = Summary::of(&samples);
         cells.push(cell);
     }

@@ -67,7 +67,7 @@ impl Way<'_> {
         object.choose(set)?;
         object.aim(self.entry, self.program)?;
         let prologue = object.prologue(self.entry, set)?;
-        testrun::repeat(prologue, self.entry, &set.first, set.len() as u32)?;
+        testrun::repeat(prologue, self.entry, &set.first, set.count() as u32)?;
         Ok(())
     }
 
