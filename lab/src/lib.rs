@@ -12,8 +12,8 @@
 pub mod address;
 pub mod agent;
 pub mod cluster;
-pub mod demo;
 pub mod confine;
+pub mod demo;
 pub mod node;
 pub mod ns;
 pub mod objects;

@@ -18,6 +18,10 @@ pub struct A6(pub [u32; 4]);
 pub trait Addr: Copy + Default + PartialEq + Eq + Hash + Ord + Debug + 'static {
     /// True for 0.0.0.0 or `::`.
     fn is_unspecified(&self) -> bool;
+    /// What fills a flow record up to whole cache lines.
+    type Pad: Copy + Default + PartialEq + Eq + Hash + Debug + 'static;
+    /// A number that tells (address, port, protocol) apart well enough for [`crate::seen`].
+    fn mix(&self, port_be: u16, proto: u8) -> u64;
 }
 
 impl Addr for A4 {
@@ -25,12 +29,27 @@ impl Addr for A4 {
     fn is_unspecified(&self) -> bool {
         self.0 == 0
     }
+    type Pad = [u32; 8];
+    #[inline(always)]
+    fn mix(&self, port_be: u16, proto: u8) -> u64 {
+        (self.0 as u64) << 32 | (port_be as u64) << 8 | proto as u64
+    }
 }
 
 impl Addr for A6 {
     #[inline(always)]
     fn is_unspecified(&self) -> bool {
         (self.0[0] | self.0[1] | self.0[2] | self.0[3]) == 0
+    }
+    type Pad = [u32; 12];
+    #[inline(always)]
+    fn mix(&self, port_be: u16, proto: u8) -> u64 {
+        let w = &self.0;
+        let (a, b) = ((w[0] as u64) << 32 | w[1] as u64, (w[2] as u64) << 32 | w[3] as u64);
+        // The low half differs most; both count, and the order of the words does, too.
+        a.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+            ^ b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ ((port_be as u64) << 8 | proto as u64)
     }
 }
 

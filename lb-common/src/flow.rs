@@ -3,6 +3,8 @@
 //! There is no half of a NAT pair to lose: the record is one array element, and whoever frees it (the
 //! datapath's clock hand or the sweep) deletes both index entries. See docs/design/flow-table.md.
 
+use crate::Addr;
+
 /// A packet's tuple as seen on the wire, the key of the flow index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,10 +46,11 @@ pub struct Hop {
     pub macs: [u32; 3],
 }
 
-/// One flow, both directions.
+/// One flow, both directions. A record fills whole cache lines, and what a packet towards the backend needs lies in the
+/// first of them (IPv4).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Flow<A> {
+pub struct Flow<A: Addr> {
     /// Even = stable, odd = being written. Raised each time the record is reused.
     pub seq: u32,
     /// `ST_*` bits; 0 = free.
@@ -60,26 +63,24 @@ pub struct Flow<A> {
     pub backend_id: u32,
     /// Generation of the backend at that time.
     pub backend_generation: u32,
-    /// Service-port id, for display.
-    pub svc_id: u32,
-    /// The tuple the client sends: client → frontend.
-    pub orig: FlowKey<A>,
-    /// The tuple the backend answers with: backend → client, or → this node when masqueraded.
-    pub reply: FlowKey<A>,
-    /// Next hop towards the backend.
-    pub fwd_hop: Hop,
-    /// Next hop towards the client.
-    pub rev_hop: Hop,
     /// Packets towards the backend (wraps).
     pub fwd_packets: u32,
     /// Packets towards the client (wraps).
     pub rev_packets: u32,
+    /// The tuple the backend answers with: backend → client, or → this node when masqueraded.
+    pub reply: FlowKey<A>,
+    /// The tuple the client sends: client → frontend.
+    pub orig: FlowKey<A>,
+    /// Next hop towards the client. The one towards the backend is the backend's, see `maps::HOPS4`.
+    pub rev_hop: Hop,
+    /// Service-port id, for display.
+    pub svc_id: u32,
     /// When the flow began, in ticks.
     pub born_tick: u32,
     /// Interface the client's first packet came in by.
     pub client_ifindex: u32,
     /// Always 0; reserved.
-    pub reserved: [u32; 2],
+    pub reserved: A::Pad,
 }
 
 /// The record is in use.
@@ -173,7 +174,7 @@ pub const SWEEP_MAX: u32 = 64;
 
 const TCP: u32 = 6;
 
-impl<A: Copy> Flow<A> {
+impl<A: Addr> Flow<A> {
     /// TCP flow that has ended: both FINs, or a RST.
     #[inline(always)]
     pub fn is_closed(&self) -> bool {

@@ -12,13 +12,14 @@ pub mod flow;
 pub mod hash;
 pub mod maps;
 pub mod reason;
+pub mod seen;
 pub mod service;
 pub mod sock;
 
 pub use addr::{A4, A6, Addr};
 pub use backend::Backend;
 pub use config::{Cidr, Config, Iface};
-pub use flow::{Bucket, Flow, FlowKey, FlowRef, FragKey, FragPorts};
+pub use flow::{Bucket, Flow, FlowKey, FlowRef, FragKey, FragPorts, Hop};
 pub use reason::Reason;
 pub use service::{Affinity, AffinityKey, RangeKey, SetRef, Svc, SvcKey};
 pub use sock::{Sock, SockKey};

@@ -18,6 +18,12 @@ pub const FLOW_INDEX6: &str = "FW_FLOWIDX6";
 pub const FLOWS4: &str = "FW_FLOWS4";
 /// slot → `Flow<A6>`, array.
 pub const FLOWS6: &str = "FW_FLOWS6";
+/// backend id → `Hop` towards it, array; refreshed by the packets themselves.
+pub const HOPS4: &str = "FW_HOPS4";
+/// The IPv6 ones.
+pub const HOPS6: &str = "FW_HOPS6";
+/// Bits of what is ours (u64), array; see `crate::seen`.
+pub const SEEN: &str = "FW_SEEN";
 /// [clock hand of flows4, of flows6] (u64), array.
 pub const HANDS: &str = "FW_HANDS";
 /// reason → packets (u64), per-CPU array, indexed by `hook * Reason::COUNT + reason`.
@@ -42,7 +48,7 @@ pub const SOCKS: &str = "FW_SOCKS";
 pub const LIMIT: &str = "FW_LIMIT";
 
 /// Every map, in pin order.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 23] = [
     SVC4,
     SVC6,
     BACKENDS4,
@@ -63,6 +69,9 @@ pub const ALL: [&str; 20] = [
     FRAGS6,
     SOCKS,
     LIMIT,
+    HOPS4,
+    HOPS6,
+    SEEN,
 ];
 
 /// Default capacity of each service map.

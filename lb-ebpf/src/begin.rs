@@ -4,7 +4,7 @@ use crate::affinity;
 use crate::family::Family;
 use crate::flow::{self, NewFlow};
 use crate::forward;
-use crate::packet::{FIB_NOT_FWDED, Packet};
+use crate::packet::{FIB_NO_NEIGH, FIB_NOT_FWDED, FIB_SUCCESS, Packet};
 use crate::parse::Parsed;
 use crate::select::{self, Role};
 use crate::tables::Tables;
@@ -63,7 +63,7 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
         affinity::remember::<F, T>(t, &affinity, id, &b, now);
     }
     let (reply_dst, flags) = match role {
-        Role::Uplink => from_uplink::<P, F, T>(p, t, c, parsed, &svc, &b)?,
+        Role::Uplink => from_uplink::<P, F, T>(p, t, c, parsed, &svc, id, &b, now)?,
         Role::Pod => from_pod::<F>(c, k, &svc, local_pod, &b)?,
         Role::Late => (k.src, FLOW_LATE),
     };
@@ -152,13 +152,19 @@ fn from_pod<F: Family>(
 
 /// An outside client's flow: a backend elsewhere sees this node, so that its replies come back here.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one inlined step of the pipeline; a struct would live on BPF's 512-byte stack"
+)]
 fn from_uplink<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
     t: &T,
     c: &Config,
     parsed: &Parsed<F::A>,
     svc: &Svc,
+    id: u32,
     b: &Backend<F::A>,
+    now: u32,
 ) -> Result<(F::A, u32), Reason> {
     let k = &parsed.key;
     let masquerade = is_masqueraded(c, svc);
@@ -169,17 +175,34 @@ fn from_uplink<P: Packet, F: Family, T: Tables<F>>(
     if parsed.ttl <= 1 {
         return Err(Reason::TtlExceeded);
     }
-    let fib = p.fib(&F::fib_query(&k.src, &b.addr, k.proto as u8));
-    if fib.status == FIB_NOT_FWDED {
+    let Some(hop) = t.hop(id) else { return Err(Reason::Inconsistent) };
+    let cached = forward::cached::<P>(hop, now);
+    let (status, out) = match &cached {
+        Some(r) => (FIB_SUCCESS, r.ifindex),
+        None => {
+            let fib = p.fib(&F::fib_query(&k.src, &b.addr, k.proto as u8));
+            if fib.status != FIB_NOT_FWDED {
+                // Noted before it is judged: what this hook cannot use another one can.
+                forward::note(hop, &fib, now);
+            }
+            (fib.status, fib.ifindex)
+        }
+    };
+    if status == FIB_NOT_FWDED {
         return Ok((k.src, FLOW_LOCAL));
     }
-    let iface = t.iface(fib.ifindex);
+    let iface = t.iface(out);
     // A hand-made slice without nodeName: the FIB knows that the pod is here.
     local |= matches!(iface, Some(i) if i.role == IFACE_POD);
     if local && !masquerade {
         return Ok((k.src, FLOW_LOCAL));
     }
-    forward::accept::<P, F, T>(p, t, &fib)?;
+    if status != FIB_SUCCESS && status != FIB_NO_NEIGH {
+        return Err(if P::IS_XDP { Reason::ToTc } else { Reason::NoRoute });
+    }
+    if P::IS_XDP && (status != FIB_SUCCESS || !forward::xdp_can_send(p, t, out)) {
+        return Err(Reason::ToTc);
+    }
     let mut addr = match iface {
         Some(i) => F::iface_addr(i),
         None => F::node_addr(c),

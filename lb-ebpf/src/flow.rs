@@ -12,7 +12,7 @@ use crate::parse::{Parsed, flag};
 use crate::rewrite::inverse;
 use crate::tables::Tables;
 use lb_common::flow::*;
-use lb_common::{Config, Flow, FlowKey, FlowRef, Reason, hash};
+use lb_common::{Addr, Config, Flow, FlowKey, FlowRef, Reason, hash};
 
 /// How many records the hand looks at before a new flow is refused.
 const HAND_TRIES: u32 = 8;
@@ -26,7 +26,7 @@ const ORPHAN_GRACE: u32 = ticks(30_000);
 const CLOSED_GRACE: u32 = ticks(1_000);
 
 /// A record found through the index.
-pub struct Found<A> {
+pub struct Found<A: Addr> {
     /// The record.
     pub rec: *mut Flow<A>,
     /// The packet is a reply.
@@ -128,7 +128,6 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
         (*rec).backend_generation = n.backend.1;
         (*rec).svc_id = n.svc_id;
         put(&raw mut (*rec).orig, &n.orig);
-        (*rec).fwd_hop.ifindex = 0;
         (*rec).rev_hop.ifindex = 0;
         (*rec).fwd_packets = 0;
         (*rec).rev_packets = 0;
@@ -231,7 +230,7 @@ fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r:
 
 /// Notes a packet of the client's.
 #[inline(always)]
-pub(crate) fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+pub(crate) fn on_forward<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
     // SAFETY: as in `live`.
     let f = unsafe { &mut *rec };
     touch(f, now);
@@ -258,7 +257,7 @@ pub(crate) fn on_forward<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
 
 /// Notes a packet of the backend's.
 #[inline(always)]
-pub(crate) fn on_reply<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
+pub(crate) fn on_reply<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
     // SAFETY: as in `live`.
     let f = unsafe { &mut *rec };
     touch(f, now);
@@ -277,7 +276,7 @@ pub(crate) fn on_reply<A: Copy>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
 }
 
 #[inline(always)]
-fn touch<A>(f: &mut Flow<A>, now: u32) {
+fn touch<A: Addr>(f: &mut Flow<A>, now: u32) {
     // A store only when it changes: keeps the cache line shared while both directions run on different CPUs.
     if f.last_tick != now {
         f.last_tick = now;
@@ -310,12 +309,12 @@ pub use lb_common::flow::SWEEP_MAX;
 
 /// The tuple a forward packet gets.
 #[inline(always)]
-pub fn forward_target<A: Copy>(f: &Flow<A>) -> FlowKey<A> {
+pub fn forward_target<A: Addr>(f: &Flow<A>) -> FlowKey<A> {
     inverse(&f.reply)
 }
 
 /// The tuple a reply gets.
 #[inline(always)]
-pub fn reply_target<A: Copy>(f: &Flow<A>) -> FlowKey<A> {
+pub fn reply_target<A: Addr>(f: &Flow<A>) -> FlowKey<A> {
     inverse(&f.orig)
 }

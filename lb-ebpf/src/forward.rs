@@ -48,7 +48,37 @@ fn takes_redirects<F: Family, T: Tables<F>>(t: &T, ifindex: u32) -> bool {
     matches!(t.iface(ifindex), Some(i) if i.flags & IFACE_CAN_XDP_REDIRECT != 0)
 }
 
-/// The route towards `q`'s destination, from the flow's cache or the FIB.
+/// May XDP send the frame out of this interface?
+#[inline(always)]
+pub fn xdp_can_send<P: Packet, F: Family, T: Tables<F>>(p: &P, t: &T, ifindex: u32) -> bool {
+    ifindex == p.ifindex() || takes_redirects(t, ifindex)
+}
+
+/// The cached next hop, while it is fresh. Its fields may be those of two lookups when another CPU refreshes it at this
+/// moment; they differ only when the route just changed, and then the packet goes where it would have gone before.
+#[inline(always)]
+pub fn cached<P: Packet>(hop: *mut Hop, now: u32) -> Option<Route> {
+    // SAFETY: a map element.
+    let h = unsafe { &*hop };
+    (h.ifindex != 0 && now.wrapping_sub(h.at_tick) < HOP_FRESH && has_macs(h))
+        .then_some(Route { ifindex: h.ifindex, macs: h.macs })
+}
+
+/// Notes a next hop: only a whole one, neighbour included.
+#[inline(always)]
+pub fn note(hop: *mut Hop, fib: &Fib, now: u32) {
+    if fib.status != FIB_SUCCESS {
+        return;
+    }
+    // SAFETY: a map element.
+    let h = unsafe { &mut *hop };
+    h.ifindex = 0;
+    h.macs = fib.macs;
+    h.at_tick = now;
+    h.ifindex = fib.ifindex;
+}
+
+/// The route towards `q`'s destination, from the cache or the FIB.
 #[inline(always)]
 pub(crate) fn route<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
@@ -57,21 +87,15 @@ pub(crate) fn route<P: Packet, F: Family, T: Tables<F>>(
     q: &FibQuery,
     now: u32,
 ) -> Result<Route, Reason> {
-    // SAFETY: `hop` lies in a flow record, a map element.
-    let h = unsafe { &mut *hop };
-    if h.ifindex != 0 && now.wrapping_sub(h.at_tick) < HOP_FRESH && has_macs(h) {
-        let r = Route { ifindex: h.ifindex, macs: h.macs };
-        if P::IS_XDP && r.ifindex != p.ifindex() && !takes_redirects(t, r.ifindex) {
+    if let Some(r) = cached::<P>(hop, now) {
+        if P::IS_XDP && !xdp_can_send(p, t, r.ifindex) {
             return Err(Reason::ToTc);
         }
         return Ok(r);
     }
     let fib = p.fib(q);
     let r = accept::<P, F, T>(p, t, &fib)?;
-    h.ifindex = 0;
-    h.macs = r.macs;
-    h.at_tick = now;
-    h.ifindex = r.ifindex;
+    note(hop, &fib, now);
     Ok(r)
 }
 

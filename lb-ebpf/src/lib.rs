@@ -21,6 +21,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod reject;
 pub mod rewrite;
+pub mod seen;
 pub mod select;
 pub mod sock;
 pub mod tables;

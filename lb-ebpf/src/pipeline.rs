@@ -17,6 +17,7 @@ use crate::packet::*;
 use crate::parse::{Parsed, ethertype_be, parse};
 use crate::reject::reject;
 use crate::rewrite;
+use crate::seen;
 use crate::select::{self, Role};
 use crate::tables::Tables;
 use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT};
@@ -69,6 +70,7 @@ pub fn run_slow<P: Packet, T: Tables<V4> + Tables<V6> + Tables<V6Frag>>(p: &mut 
 #[inline(always)]
 fn whole<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> End {
     match parse::<P, F>(p) {
+        Ok(parsed) if !seen::is_candidate::<F, T>(t, &parsed.key) => End::pass(Reason::NotOurs),
         Ok(parsed) => translate::<P, F, T>(p, t, side, &parsed),
         Err(r @ (Reason::Fragment | Reason::NotL4)) => End::slow(r),
         Err(r) => End::pass(r),
@@ -195,7 +197,7 @@ fn forward_known<P: Packet, F: Family, T: Tables<F>>(
     now: u32,
 ) -> End {
     // SAFETY: a map element; see `flow`.
-    let f = unsafe { &mut *rec };
+    let f = unsafe { &*rec };
     let target = flow::forward_target(f);
     let flags = f.flags;
     if flags & FLOW_LATE != 0 {
@@ -212,11 +214,10 @@ fn forward_known<P: Packet, F: Family, T: Tables<F>>(
         let local = flags & FLOW_LOCAL != 0;
         return End::pass(if local { Reason::FwdLocal } else { Reason::FwdRouted });
     }
+    let Some(hop) = t.hop(f.backend_id) else { return End::drop(Reason::Inconsistent) };
     let q = F::fib_query(&parsed.key.src, &target.dst, target.proto as u8);
     let reason = if flags & FLOW_LOCAL != 0 { Reason::FwdMasqueraded } else { Reason::FwdRemote };
-    turn::<P, F, T>(p, t, parsed, &target, &mut f.fwd_hop, &q, now, reason, |now| {
-        flow::on_forward(rec, parsed, now)
-    })
+    turn::<P, F, T>(p, t, parsed, &target, hop, &q, now, reason, |now| flow::on_forward(rec, parsed, now))
 }
 
 /// A packet that is leaving the node unaware of its Service: sent on to where the backend is. The stack has already

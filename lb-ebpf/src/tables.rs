@@ -2,8 +2,8 @@
 
 use crate::family::Family;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowRef, FragKey, FragPorts, Iface, Reason, Sock,
-    SockKey, Svc, SvcKey,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowRef, FragKey, FragPorts, Hop, Iface, Reason,
+    Sock, SockKey, Svc, SvcKey,
 };
 
 /// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in `tests/sim`.
@@ -36,6 +36,10 @@ pub trait Tables<F: Family> {
     fn index_delete(&self, k: &FlowKey<F::A>);
     /// Record by slot.
     fn flow(&self, slot: u32) -> Option<*mut Flow<F::A>>;
+    /// The next hop towards a backend, as last looked up.
+    fn hop(&self, backend_id: u32) -> Option<*mut Hop>;
+    /// A word of the bits of what is ours (`lb_common::seen`).
+    fn seen(&self, word: u32) -> u64;
     /// Advances the clock hand and returns where it stood.
     fn hand(&self) -> u32;
     /// Number of records in use by configuration.

@@ -124,6 +124,9 @@ fn what_xdp_cannot_finish_reaches_tc_unmodified() {
         assert_eq!((e.verdict, e.reason, &out), (Verdict::Pass, Reason::ToTc, &syn));
     }
     assert!(w.sim.v4.used_flows().is_empty(), "no state is made for a packet left to tc");
+    let (e, _) = ingress::<false>(&w.sim, Role::Uplink, UPLINK, route_unresolved(78), &syn);
+    assert_eq!((e.verdict, e.ifindex), (Verdict::Redirect, 77), "tc uses the next hop that XDP looked up");
+    let w = world::<V4>(&[(200, false)], 64);
     let (e, _) = ingress::<false>(&w.sim, Role::Uplink, UPLINK, route_unresolved(77), &syn);
     assert_eq!((e.verdict, e.ifindex), (Verdict::RedirectNeigh, 77));
 }

@@ -1,6 +1,6 @@
 //! The maps as statics, and [`Tables`] over them. Names and meanings: `lb_common::maps`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -8,6 +8,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::flow::TICK_SHIFT;
 use lb_common::maps::*;
 use lb_common::reason::{COUNTERS_LEN, Hook};
+use lb_common::seen::SEEN_LEN;
 use lb_common::*;
 use lb_ebpf::family::{V4, V6, V6Frag};
 use lb_ebpf::reject::take_token;
@@ -33,10 +34,17 @@ static FW_SLOTS: Array<u32> = Array::with_max_entries(DEFAULT_SLOTS, 0);
 static FW_FLOWIDX4: HashMap<FlowKey<A4>, FlowRef> = HashMap::with_max_entries(DEFAULT_FLOWS * 2, 0);
 #[map]
 static FW_FLOWIDX6: HashMap<FlowKey<A6>, FlowRef> = HashMap::with_max_entries(DEFAULT_FLOWS * 2, 0);
+// The elements of a mappable array begin at a page: so records lie on cache lines.
 #[map]
-static FW_FLOWS4: Array<Flow<A4>> = Array::with_max_entries(DEFAULT_FLOWS, 0);
+static FW_FLOWS4: Array<Flow<A4>> = Array::with_max_entries(DEFAULT_FLOWS, BPF_F_MMAPABLE);
 #[map]
-static FW_FLOWS6: Array<Flow<A6>> = Array::with_max_entries(DEFAULT_FLOWS, 0);
+static FW_FLOWS6: Array<Flow<A6>> = Array::with_max_entries(DEFAULT_FLOWS, BPF_F_MMAPABLE);
+#[map]
+static FW_HOPS4: Array<Hop> = Array::with_max_entries(DEFAULT_BACKENDS, 0);
+#[map]
+static FW_HOPS6: Array<Hop> = Array::with_max_entries(DEFAULT_BACKENDS, 0);
+#[map]
+static FW_SEEN: Array<u64> = Array::with_max_entries(SEEN_LEN, 0);
 #[map]
 static FW_HANDS: Array<u64> = Array::with_max_entries(2, 0);
 #[map]
@@ -107,7 +115,7 @@ fn in_ranges6(id: u32, a: &A6) -> bool {
 
 macro_rules! tables {
     ($family:ty, $a:ty, $svc:ident, $backends:ident, $index:ident, $flows:ident, $hand:expr, $len:ident,
-     $in_ranges:ident, $frags:ident) => {
+     $in_ranges:ident, $frags:ident, $hops:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
@@ -138,6 +146,17 @@ macro_rules! tables {
             #[inline(always)]
             fn flow(&self, slot: u32) -> Option<*mut Flow<$a>> {
                 $flows.get_ptr_mut(slot)
+            }
+            #[inline(always)]
+            fn hop(&self, backend_id: u32) -> Option<*mut Hop> {
+                $hops.get_ptr_mut(backend_id)
+            }
+            #[inline(always)]
+            fn seen(&self, word: u32) -> u64 {
+                match FW_SEEN.get(word) {
+                    Some(w) => *w,
+                    None => 0,
+                }
             }
             #[inline(always)]
             fn hand(&self) -> u32 {
@@ -208,6 +227,42 @@ macro_rules! tables {
     };
 }
 
-tables!(V4, A4, FW_SVC4, FW_BACKENDS4, FW_FLOWIDX4, FW_FLOWS4, 0, flows4_len, in_ranges4, FW_FRAGS4);
-tables!(V6, A6, FW_SVC6, FW_BACKENDS6, FW_FLOWIDX6, FW_FLOWS6, 1, flows6_len, in_ranges6, FW_FRAGS6);
-tables!(V6Frag, A6, FW_SVC6, FW_BACKENDS6, FW_FLOWIDX6, FW_FLOWS6, 1, flows6_len, in_ranges6, FW_FRAGS6);
+tables!(
+    V4,
+    A4,
+    FW_SVC4,
+    FW_BACKENDS4,
+    FW_FLOWIDX4,
+    FW_FLOWS4,
+    0,
+    flows4_len,
+    in_ranges4,
+    FW_FRAGS4,
+    FW_HOPS4
+);
+tables!(
+    V6,
+    A6,
+    FW_SVC6,
+    FW_BACKENDS6,
+    FW_FLOWIDX6,
+    FW_FLOWS6,
+    1,
+    flows6_len,
+    in_ranges6,
+    FW_FRAGS6,
+    FW_HOPS6
+);
+tables!(
+    V6Frag,
+    A6,
+    FW_SVC6,
+    FW_BACKENDS6,
+    FW_FLOWIDX6,
+    FW_FLOWS6,
+    1,
+    flows6_len,
+    in_ranges6,
+    FW_FRAGS6,
+    FW_HOPS6
+);

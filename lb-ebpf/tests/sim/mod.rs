@@ -69,6 +69,7 @@ pub struct Maps<A: Addr> {
     pub backends: RefCell<Vec<Backend<A>>>,
     pub index: RefCell<HashMap<FlowKey<A>, FlowRef>>,
     pub fragments: RefCell<HashMap<FragKey<A>, FragPorts>>,
+    hops: Vec<UnsafeCell<Hop>>,
     flows: Vec<UnsafeCell<Flow<A>>>,
     hand: Cell<u32>,
 }
@@ -80,6 +81,7 @@ impl<A: Addr> Maps<A> {
             backends: RefCell::new(vec![Backend::default()]),
             index: RefCell::default(),
             fragments: RefCell::default(),
+            hops: (0..1024).map(|_| UnsafeCell::new(Hop::default())).collect(),
             flows: (0..flows).map(|_| UnsafeCell::new(Flow::default())).collect(),
             hand: Cell::new(0),
         }
@@ -114,6 +116,8 @@ pub struct Sim {
     pub ranges: RefCell<Vec<(u32, ipnet::IpNet)>>,
     pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     pub socks: RefCell<HashMap<SockKey, Sock>>,
+    /// Bits of what is ours; all of them unless a test says otherwise.
+    pub seen: RefCell<Option<Vec<u64>>>,
     pub limit: Cell<Bucket>,
     /// What was counted last: how the packet ended.
     pub last: Cell<Reason>,
@@ -145,6 +149,7 @@ impl Sim {
             ranges: RefCell::default(),
             affinity: RefCell::default(),
             socks: RefCell::default(),
+            seen: RefCell::default(),
             limit: Cell::default(),
             last: Cell::new(Reason::NotIp),
             tick: Cell::new(1_000),
@@ -188,6 +193,12 @@ macro_rules! tables {
             }
             fn flow(&self, slot: u32) -> Option<*mut Flow<$a>> {
                 self.$m.flows.get(slot as usize).map(UnsafeCell::get)
+            }
+            fn hop(&self, backend_id: u32) -> Option<*mut Hop> {
+                self.$m.hops.get(backend_id as usize).map(UnsafeCell::get)
+            }
+            fn seen(&self, word: u32) -> u64 {
+                self.seen.borrow().as_ref().map_or(u64::MAX, |words| words[word as usize])
             }
             fn hand(&self) -> u32 {
                 self.$m.hand.replace(self.$m.hand.get().wrapping_add(1))

@@ -7,7 +7,7 @@ use lb_common::flow::{
     FLOW_FROM_POD, FLOW_HAIRPIN, FLOW_LOCAL, FLOW_SNAT, ST_ESTABLISHED, ST_FIN_FWD, ST_FIN_REV, ST_REPLIED,
     ST_RST, ST_USED, TICK_NS,
 };
-use lb_common::{A4, A6, Flow, FlowKey};
+use lb_common::{A4, A6, Addr, Flow, FlowKey};
 use serde::Serialize;
 
 use super::services::proto_of;
@@ -137,7 +137,7 @@ fn ends<A: ToIp>(key: &FlowKey<A>) -> (SocketAddr, SocketAddr) {
 
 impl FlowsView {
     /// Adds records of one family that are in use, stable and match.
-    pub fn add<A: ToIp>(
+    pub fn add<A: ToIp + Addr>(
         &mut self,
         records: impl IntoIterator<Item = Flow<A>>,
         filters: &Filters,
@@ -175,7 +175,7 @@ impl Filters {
     }
 }
 
-fn flow_view<A: ToIp>(flow: &Flow<A>, now_tick: u32) -> FlowView {
+fn flow_view<A: ToIp + Addr>(flow: &Flow<A>, now_tick: u32) -> FlowView {
     let (client, frontend) = ends(&flow.orig);
     let (backend, answered_to) = ends(&flow.reply);
     let seconds = |tick: u32| {
@@ -204,7 +204,7 @@ fn flow_view<A: ToIp>(flow: &Flow<A>, now_tick: u32) -> FlowView {
     }
 }
 
-fn state_of<A: Copy>(flow: &Flow<A>) -> &'static str {
+fn state_of<A: Addr>(flow: &Flow<A>) -> &'static str {
     let has = |bit: u32| flow.state & bit != 0;
     if flow.orig.proto != 6 {
         return if has(ST_REPLIED) { "answered" } else { "unanswered" };

@@ -74,6 +74,8 @@ impl MapSizes {
             (maps::BACKENDS4, self.backends),
             (maps::BACKENDS6, self.backends),
             (maps::SLOTS, self.slots),
+            (maps::HOPS4, self.backends),
+            (maps::HOPS6, self.backends),
             (maps::FLOWS4, self.flows),
             (maps::FLOWS6, self.flows),
             (maps::FLOW_INDEX4, self.flows.saturating_mul(2)),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lb_common::service::RANGE_ID_BITS;
 use lb_common::{A4, A6, Backend, Config, RangeKey, Svc, SvcKey, maps};
 
+use super::seen::Seen;
 use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use crate::datapath::DatapathError;
 use crate::datapath::sys::SysError;
@@ -27,6 +28,7 @@ pub struct AyaTables {
     ranges4: Table<RangeKey<A4>, u32>,
     ranges6: Table<RangeKey<A6>, u32>,
     config: Arc<Mutex<Table<u32, Config>>>,
+    seen: Arc<Mutex<Seen>>,
     flow_capacities: [u32; 2],
 }
 
@@ -44,6 +46,10 @@ impl AyaTables {
             ranges4: Table::open(dir, maps::RANGES4)?,
             ranges6: Table::open(dir, maps::RANGES6)?,
             config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
+            seen: Arc::new(Mutex::new(
+                Seen::open(Table::open(dir, maps::SEEN)?)
+                    .map_err(|e| DatapathError::kernel(maps::SEEN, e))?,
+            )),
             flow_capacities: [flows4.max_entries, flows6.max_entries],
         })
     }
@@ -87,6 +93,10 @@ impl AyaTables {
             dump.ranges.extend(network(k.ranges_id, k.prefix_len, Ipv6Addr::from(k.addr)))
         })?;
         Ok(dump)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The configuration element.
@@ -140,7 +150,9 @@ impl LbTables for AyaTables {
     }
 
     fn dump(&mut self) -> Result<Dump, TableError> {
-        self.read_all().map_err(|e| refused("of services", &e))
+        let dump = self.read_all().map_err(|e| refused("of services", &e))?;
+        self.seen().rebuild(&dump).map_err(|e| refused(maps::SEEN, &e))?;
+        Ok(dump)
     }
 
     fn put_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), TableError> {
@@ -151,6 +163,7 @@ impl LbTables for AyaTables {
                 BackendEntry::V6(b) => v6.push((*id, *b)),
             }
         }
+        self.seen().backends(entries).map_err(|e| refused(maps::SEEN, &e))?;
         self.backends4.put_all(&v4).map_err(|e| refused(maps::BACKENDS4, &e.source))?;
         self.backends6.put_all(&v6).map_err(|e| refused(maps::BACKENDS6, &e.source))
     }
@@ -185,6 +198,7 @@ impl LbTables for AyaTables {
                 FrontendKey::V6(k) => v6.push((*k, *svc)),
             }
         }
+        self.seen().frontends(entries.iter().map(|(key, _)| key)).map_err(|e| refused(maps::SEEN, &e))?;
         self.svc4.put_all(&v4).map_err(|e| refused(maps::SVC4, &e.source))?;
         self.svc6.put_all(&v6).map_err(|e| refused(maps::SVC6, &e.source))
     }

@@ -3,6 +3,7 @@
 
 pub mod aya;
 pub mod fake;
+mod seen;
 
 use ipnet::IpNet;
 use lb_common::{A4, A6, Backend, Svc, SvcKey};
