@@ -38,7 +38,9 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
     if F::is_bad_source(&k.src) {
         return Err(Reason::BadSource);
     }
-    if !parsed.may_begin_flow() {
+    // NodePorts on loopback addresses are for socket hooks alone: a packet with such a destination may be a
+    // neighbour's (CVE-2020-8558).
+    if !parsed.may_begin_flow() || F::is_bad_source(&k.dst) {
         return Err(Reason::NotOurs);
     }
     if svc.ranges_id != 0 && !t.in_ranges(svc.ranges_id, &k.src) {
