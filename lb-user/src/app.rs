@@ -9,6 +9,7 @@
 mod cluster;
 mod datapath;
 mod kernel;
+mod names;
 mod retry;
 
 use std::collections::BTreeSet;
@@ -32,8 +33,9 @@ use crate::model::{NodeView, Problem};
 use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
 use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
-use crate::telemetry::status::{FrontendNames, StateDir, Status, SyncStatus, frontend_names};
+use crate::telemetry::status::{ProblemStatus, StateDir, Status, SyncStatus};
 use datapath::RealKernel;
+use names::NamesFile;
 use retry::Retry;
 
 /// Time between two slices of the flow sweep.
@@ -62,7 +64,7 @@ pub struct App<K> {
     state: StateDir,
     syncer: Syncer,
     status: Status,
-    names: FrontendNames,
+    names: NamesFile,
     managed: Vec<Managed>,
     /// Links that had a default route at some time: a flap takes the route, not the role.
     known_uplinks: BTreeSet<u32>,
@@ -91,7 +93,7 @@ impl<K: Kernel> App<K> {
             kernel,
             state,
             status,
-            names: FrontendNames::new(),
+            names: NamesFile::default(),
             managed: Vec::new(),
             known_uplinks: BTreeSet::new(),
             view: NodeView::default(),
@@ -138,6 +140,7 @@ impl<K: Kernel> App<K> {
                     self.source_changed(&source);
                 }
                 () = self.sync_retry.due() => self.sync(),
+                () = self.names.due() => self.write_names(),
                 () = self.interface_retry.due() => {
                     let facts = inputs.host.borrow().clone();
                     self.sync_interfaces(&facts);
@@ -151,6 +154,7 @@ impl<K: Kernel> App<K> {
             self.write_status();
         }
         info!("leaving; the datapath goes on");
+        self.write_names();
         self.state.clear_ready()?;
         self.status.ready = false;
         self.write_status();
@@ -232,15 +236,15 @@ impl<K: Kernel> App<K> {
         let tables = self.kernel.tables();
         let report = self.syncer.sync(&snapshot.world, &self.view, tables, now_unix_s as u32);
         self.note(&snapshot, &report, began.elapsed(), now_unix_s);
-        let names = frontend_names(&snapshot.world);
-        if names != self.names {
-            match self.state.write_names(&names) {
-                Ok(()) => self.names = names,
-                Err(error) => warn!(%error, "names could not be written"),
-            }
-        }
+        self.names.update(&snapshot.world, &self.state);
         if report.error.is_none() && !self.status.ready {
             self.become_ready();
+        }
+    }
+
+    fn write_names(&mut self) {
+        if let Some(snapshot) = &self.snapshot {
+            self.names.write(&snapshot.world, &self.state);
         }
     }
 
@@ -249,8 +253,9 @@ impl<K: Kernel> App<K> {
             snapshot.problems.iter().chain(&report.problems).chain(&self.cluster_problems).collect();
         problems.sort();
         problems.dedup();
-        let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
-        for p in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+        let problems: Vec<ProblemStatus> = problems.into_iter().map(Into::into).collect();
+        // Both lists are sorted.
+        for p in problems.iter().filter(|p| self.status.problems.binary_search(p).is_err()) {
             warn!(object = %p.object, field = %p.field, message = %p.message, "problem");
         }
         self.status.problems = problems;

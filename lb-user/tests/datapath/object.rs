@@ -42,6 +42,9 @@ fn node_config() -> NodeConfig {
         node6: None,
         snat_ports: 61_000..=65_535,
         node_ports: 30_000..=32_767,
+        flags: 0,
+        service_cidrs: None,
+        local_cidrs: None,
     }
 }
 
