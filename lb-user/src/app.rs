@@ -9,6 +9,7 @@
 mod cluster;
 mod datapath;
 mod kernel;
+mod names;
 mod observe;
 mod retry;
 
@@ -38,8 +39,9 @@ use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
 use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
 use crate::telemetry::notice::{Notice, Notices};
-use crate::telemetry::status::{FrontendNames, StateDir, Status, SyncStatus, frontend_names};
+use crate::telemetry::status::{StateDir, Status, SyncStatus};
 use datapath::RealKernel;
+use names::NamesFile;
 use retry::Retry;
 
 /// Time between two slices of the flow sweep.
@@ -68,7 +70,7 @@ pub struct App<K> {
     state: StateDir,
     syncer: Syncer,
     status: Status,
-    names: FrontendNames,
+    names: NamesFile,
     managed: Vec<Managed>,
     /// Links that had a default route at some time: a flap takes the route, not the role.
     known_uplinks: BTreeSet<u32>,
@@ -100,7 +102,7 @@ impl<K: Kernel> App<K> {
             kernel,
             state,
             status,
-            names: FrontendNames::new(),
+            names: NamesFile::default(),
             managed: Vec::new(),
             known_uplinks: BTreeSet::new(),
             view: NodeView::default(),
@@ -161,6 +163,7 @@ impl<K: Kernel> App<K> {
                     self.tell_problems();
                 }
                 () = self.sync_retry.due() => self.sync(),
+                () = self.names.due() => self.write_names(),
                 () = self.interface_retry.due() => {
                     let facts = inputs.host.borrow().clone();
                     self.sync_interfaces(&facts);
@@ -174,6 +177,7 @@ impl<K: Kernel> App<K> {
             self.write_status();
         }
         info!("leaving; the datapath goes on");
+        self.write_names();
         self.state.clear_ready()?;
         self.status.ready = false;
         self.write_status();
@@ -257,15 +261,15 @@ impl<K: Kernel> App<K> {
         let took = began.elapsed();
         self.observer.synced(&snapshot, &self.view, &report, took);
         self.note(&snapshot, &report, took, now_unix_s);
-        let names = frontend_names(&snapshot.world);
-        if names != self.names {
-            match self.state.write_names(&names) {
-                Ok(()) => self.names = names,
-                Err(error) => warn!(%error, "names could not be written"),
-            }
-        }
+        self.names.update(&snapshot.world, &self.state);
         if report.error.is_none() && !self.status.ready {
             self.become_ready();
+        }
+    }
+
+    fn write_names(&mut self) {
+        if let Some(snapshot) = &self.snapshot {
+            self.names.write(&snapshot.world, &self.state);
         }
     }
 

@@ -234,4 +234,8 @@ scripts! {
     external_ips = "external-ips";
     addresses_collide = "addresses-collide";
     service_addresses = "service-addresses";
+    families = "families";
+    type_changes = "type-changes";
+    policy_flips = "policy-flips";
+    unready_never = "unready-never";
 }

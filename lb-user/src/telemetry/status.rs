@@ -54,7 +54,7 @@ pub struct SyncStatus {
 }
 
 /// A problem as written to the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProblemStatus {
     /// Which object.
     pub object: String,

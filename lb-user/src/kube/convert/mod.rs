@@ -170,6 +170,10 @@ impl Notes {
             self.add("", "is not an object");
             return None;
         }
+        // Following the path of fields costs as much as reading them: only where there is a fault to name.
+        if let Ok(typed) = T::deserialize(json) {
+            return Some(typed);
+        }
         match serde_path_to_error::deserialize(json) {
             Ok(typed) => Some(typed),
             Err(error) => {
