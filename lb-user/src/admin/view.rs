@@ -79,8 +79,11 @@ impl HealthChecks {
         for change in world.services.changes(&self.services) {
             let Some(service) = change.new.or(change.old) else { continue };
             let checked = change.new.is_some_and(|new| new.health_check_node_port != 0);
-            let was_checked =
-                if checked { !self.names.insert(service.key.clone()) } else { self.names.remove(&service.key) };
+            let was_checked = if checked {
+                !self.names.insert(service.key.clone())
+            } else {
+                self.names.remove(&service.key)
+            };
             stale |= checked || was_checked;
         }
         if !self.names.is_empty() && !stale {
@@ -116,7 +119,8 @@ fn health_checks(world: &World, node_name: &str, names: &BTreeSet<Key>) -> Vec<H
     for slice in world.slices.values().filter(|slice| !slice.ports.is_empty()) {
         let service = owner(slice);
         if names.contains(&service) {
-            let here = slice.endpoints.iter().filter(|e| e.ready && e.node_name.as_deref() == Some(node_name));
+            let here =
+                slice.endpoints.iter().filter(|e| e.ready && e.node_name.as_deref() == Some(node_name));
             let known = local.entry(service).or_default().entry(slice.family).or_default();
             known.extend(here.map(|e| e.addr));
         }
