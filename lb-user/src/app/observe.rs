@@ -3,13 +3,12 @@
 //! The run loop calls; nothing here waits, fails or touches the kernel.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::admin::view::health_checks;
+use crate::admin::view::HealthChecks;
 use crate::admin::{AdminInputs, AgentView};
 use crate::apply::SyncReport;
 use crate::model::{NodeView, Problem};
@@ -26,6 +25,7 @@ pub struct Observer {
     view: watch::Sender<AgentView>,
     metrics: Metrics,
     changes: ChangeLog,
+    checks: HealthChecks,
     /// Problems that are not an object's.
     pub(super) problems: watch::Receiver<Vec<Problem>>,
 }
@@ -35,7 +35,8 @@ impl Observer {
     pub fn unseen() -> Observer {
         let (metrics, _) = Metrics::new();
         let (_, problems) = ProblemBoard::new();
-        Observer { view: watch::Sender::default(), metrics, changes: ChangeLog::default(), problems }
+        let (changes, checks) = (ChangeLog::default(), HealthChecks::new());
+        Observer { view: watch::Sender::default(), metrics, changes, checks, problems }
     }
 
     /// An observer of an agent that follows `source`, and what `admin` needs to show it.
@@ -53,11 +54,17 @@ impl Observer {
             board,
             notices,
         };
-        (Observer { view, metrics, changes, problems }, inputs)
+        (Observer { view, metrics, changes, checks: HealthChecks::new(), problems }, inputs)
     }
 
     /// A sync has ended.
-    pub(super) fn synced(&self, snapshot: &Snapshot, node: &NodeView, report: &SyncReport, took: Duration) {
+    pub(super) fn synced(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &NodeView,
+        report: &SyncReport,
+        took: Duration,
+    ) {
         let now = Timestamp::now();
         self.metrics.sync_duration.observe(took.as_secs_f64());
         self.metrics.operations.inc_by(report.ops.total() as u64);
@@ -78,7 +85,7 @@ impl Observer {
         for changed in changes.triggers_unix_ns {
             self.metrics.programmed(changed, now_unix_ns);
         }
-        let checks = health_checks(&snapshot.world, &node.name);
+        let checks = self.checks.of(&snapshot.world, &node.name);
         let leaving = snapshot.world.node.as_ref().is_some_and(|n| n.leaving);
         self.view.send_modify(|view| {
             view.failing_since = None;
@@ -86,9 +93,7 @@ impl Observer {
             view.synced_at = Some(now);
             view.leaving = leaving;
             view.node_port_addresses.clone_from(&node.node_port_addresses);
-            if *view.health_checks != *checks {
-                view.health_checks = Arc::from(checks);
-            }
+            view.health_checks.clone_from(checks);
         });
     }
 

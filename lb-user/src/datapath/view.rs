@@ -212,7 +212,7 @@ impl Viewer {
             let Some((_, link)) = open_link(&path)? else { continue };
             let failed = |e| DatapathError::kernel(path.display(), e);
             let program = match pinned.get(&link.prog_id) {
-                Some(program) => program.clone(),
+                Some(program) => *program,
                 // Another version's: its name is for who may ask by id.
                 None => match sys::prog_by_id(link.prog_id) {
                     Ok(program) => sys::prog_info(program.as_fd()).map_err(failed)?,
