@@ -26,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_micros(20);
 /// Pause before the next single event: the agent is idle again.
 const REST: Duration = Duration::from_millis(15);
+/// How long one case may go on: an agent that is slow with each event gets fewer of them.
+const BUDGET: Duration = Duration::from_secs(30);
 /// Pace of the rolling update.
 const PACE: Duration = Duration::from_millis(10);
 /// Endpoints of a slice of the rolled Service, as Kubernetes makes them.
@@ -101,8 +103,8 @@ fn replaced(service: u32, endpoints: u32, n: u32) -> Value {
 fn single(setup: &Setup, agent: &Agent, size: Size) -> Result<Cell> {
     let events = setup.pick(200, 10);
     let bar = progress(CASES[0], u64::from(events));
-    let mut samples = Vec::new();
-    for n in 0..events {
+    let (mut samples, began) = (Vec::new(), Instant::now());
+    for n in (0..events).take_while(|_| began.elapsed() < BUDGET) {
         let service = 1 + (n * 7_919) % (size.services - 1);
         samples.push(agent.change(replaced(service, size.endpoints, n))?);
         bar.inc(1);
@@ -127,7 +129,8 @@ fn rivals(setup: &Setup, net: &Net, size: Size) -> Result<Vec<Cell>> {
         }
         let (changes, changed) = (setup.pick(20, 2), rival.changed(&world));
         let bar = progress(&format!("{}, {}", CASES[0], rival.name()), changes);
-        let samples = (0..changes).map(|_| {
+        let began = Instant::now();
+        let samples = (0..changes).take_while(|_| began.elapsed() < BUDGET).map(|_| {
             bar.inc(1);
             Ok(rival.change(ns, &changed)?.done()?.as_secs_f64() * 1e3)
         });
@@ -154,7 +157,7 @@ fn rolling(setup: &Setup, agent: &Agent, endpoints: usize, size: Size) -> Result
     let pid = agent.fairway.pid().context("the agent has ended")?;
     let (cpu, began) = (process::cpu_time(pid)?, Instant::now());
     let mut samples = Vec::new();
-    for n in 0..events {
+    for n in (0..events).take_while(|_| began.elapsed() < BUDGET) {
         let (number, last) = (n / SLICE, n % SLICE);
         // Endpoints of this slice up to this one are new.
         let slice = rolled_slice(number, |i| {
@@ -206,8 +209,8 @@ impl ManyPorts {
 }
 
 fn many_ports(setup: &Setup, agent: &Agent, many: &mut ManyPorts, size: Size) -> Result<Cell> {
-    let mut samples = Vec::new();
-    for _ in 0..setup.pick(20, 2) {
+    let (mut samples, began) = (Vec::new(), Instant::now());
+    for _ in (0..setup.pick(20, 2)).take_while(|_| began.elapsed() < BUDGET) {
         many.generation += 1;
         samples.push(agent.change(many.slice())?);
         thread::park_timeout(REST);
