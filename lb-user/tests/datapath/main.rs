@@ -3,3 +3,4 @@
 mod lab;
 mod object;
 mod plumbing;
+mod programs;
