@@ -2,7 +2,6 @@
 
 #[path = "parts/orphans.rs"]
 mod orphans;
-mod sim;
 
 use lb_common::service::{SVC_HAS_ANY, SVC_KIND_NODE_PORT};
 use lb_common::*;
@@ -10,7 +9,8 @@ use lb_ebpf::family::{V4, V6};
 use lb_ebpf::packet::Verdict;
 use lb_ebpf::parse::flag::{ACK, FIN, RST, SYN};
 use lb_ebpf::select::Role;
-use sim::*;
+use sim::short::*;
+use sim::{Sim, route_out, route_unresolved};
 
 const UPLINK: u32 = 2;
 const POD: u32 = 5;

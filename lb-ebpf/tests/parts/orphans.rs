@@ -1,6 +1,7 @@
 //! Flows of removed backends do not fill the table.
 
-use crate::sim::*;
+use sim::short::*;
+use sim::{Sim, route_out};
 use lb_common::flow::ticks;
 use lb_common::service::{SVC_HAS_ANY, SVC_KIND_NODE_PORT};
 use lb_common::{Reason, Svc, SvcKey};

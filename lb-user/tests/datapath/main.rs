@@ -4,3 +4,4 @@ mod lab;
 mod object;
 mod plumbing;
 mod ranges;
+mod programs;

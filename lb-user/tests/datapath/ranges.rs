@@ -70,6 +70,7 @@ fn what_is_not_known_yet_stays_in_the_configuration() {
             flags: CONFIG_MASQUERADE_ALL,
             service_cidrs: nets(&["10.96.0.0/12", "fd00:10::/108"]),
             local_cidrs: nets(&["10.244.0.0/24"]),
+            host_netns: [0; 2],
         };
         let inside = A4::from(Ipv4Addr::new(10, 97, 0, 1));
         let pod = A4::from(Ipv4Addr::new(10, 244, 0, 7));

@@ -1,73 +1,24 @@
-//! The host's stand-ins for a frame, the maps, the FIB and the clock.
+//! The maps in memory, and [`Tables`] over them.
 
 use lb_common::backend::{BACKEND_LIVE, BACKEND_LOCAL, BACKEND_SERVING};
 use lb_common::reason::Hook;
 use lb_common::*;
-use lb_ebpf::csum;
-use lb_ebpf::family::{Family, V4, V6, V6Frag};
-use lb_ebpf::packet::Verdict;
-use lb_ebpf::packet::{End, FIB_NO_NEIGH, FIB_SUCCESS, Fib, FibQuery, Packet};
-use lb_ebpf::pipeline::{Side, run, run_slow};
+use lb_ebpf::family::{V4, V6, V6Frag};
 use lb_ebpf::reject::take_token;
 use lb_ebpf::tables::Tables;
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// A frame in a vector, seen as XDP or tc.
-pub struct Frame<const XDP: bool> {
-    pub bytes: Vec<u8>,
-    pub ifindex: u32,
-    pub fib: Fib,
-}
-
-impl<const XDP: bool> Packet for Frame<XDP> {
-    const IS_XDP: bool = XDP;
-    fn hook(&self) -> Hook {
-        if XDP { Hook::Xdp } else { Hook::TcUplink }
-    }
-    fn at(&self, off: usize, len: usize) -> Option<*mut u8> {
-        (off + len <= self.bytes.len()).then(|| self.bytes[off..].as_ptr().cast_mut())
-    }
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-    fn pull(&mut self, _len: usize) {}
-    fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-    fn fix_l4(&mut self, off: usize, addr_diff: u32, port_diff: u32, udp: bool) -> bool {
-        let c = u16::from_ne_bytes([self.bytes[off], self.bytes[off + 1]]);
-        let d = csum::add(addr_diff, port_diff);
-        let c = if udp { csum::apply_udp(c, d) } else { csum::apply(c, d) };
-        self.bytes[off..off + 2].copy_from_slice(&c.to_ne_bytes());
-        true
-    }
-    fn header_changed(&mut self, _diff: u32) {}
-    fn fib(&mut self, _q: &FibQuery) -> Fib {
-        self.fib
-    }
-    fn resize(&mut self, len: usize) -> bool {
-        self.bytes.resize(len, 0);
-        true
-    }
-}
-
-/// A FIB answer with a resolved neighbour.
-pub fn route_out(ifindex: u32) -> Fib {
-    Fib { status: FIB_SUCCESS, ifindex, macs: [0x0202_0202, 0x0303_0202, 0x0303_0303], mtu: 1500 }
-}
-
-/// A FIB answer without a neighbour.
-pub fn route_unresolved(ifindex: u32) -> Fib {
-    Fib { status: FIB_NO_NEIGH, ifindex, macs: [0; 3], mtu: 1500 }
-}
 
 /// One family's maps.
 pub struct Maps<A: Addr> {
+    /// Frontends.
     pub svc: RefCell<HashMap<SvcKey<A>, Svc>>,
+    /// Backends by id.
     pub backends: RefCell<Vec<Backend<A>>>,
+    /// The flow index.
     pub index: RefCell<HashMap<FlowKey<A>, FlowRef>>,
+    /// First fragments.
     pub fragments: RefCell<HashMap<FragKey<A>, FragPorts>>,
     hops: Vec<UnsafeCell<Hop>>,
     flows: Vec<UnsafeCell<Flow<A>>>,
@@ -99,6 +50,17 @@ impl<A: Addr> Maps<A> {
         let generation = b[id as usize].generation + 1;
         b[id as usize] = Backend { generation, ..Backend::default() };
     }
+    /// Every record, used or not.
+    pub fn all_flows(&self) -> Vec<Flow<A>> {
+        // SAFETY: as in `used_flows`.
+        self.flows.iter().map(|f| unsafe { *f.get() }).collect()
+    }
+    /// Forgets every flow.
+    pub fn clear_flows(&self) {
+        self.index.borrow_mut().clear();
+        // SAFETY: as in `used_flows`.
+        self.flows.iter().for_each(|f| unsafe { (*f.get()).state = 0 });
+    }
     /// A copy of every used record.
     pub fn used_flows(&self) -> Vec<Flow<A>> {
         // SAFETY: single-threaded; no record is borrowed between packets.
@@ -106,26 +68,38 @@ impl<A: Addr> Maps<A> {
     }
 }
 
-/// All maps.
+/// All maps, and the clock.
 pub struct Sim {
+    /// IPv4.
     pub v4: Maps<A4>,
+    /// IPv6.
     pub v6: Maps<A6>,
+    /// Backend ids by slot.
     pub slots: RefCell<Vec<u32>>,
+    /// Managed interfaces.
     pub ifaces: RefCell<HashMap<u32, Iface>>,
+    /// Settings.
     pub config: Config,
+    /// Source ranges: set, network.
     pub ranges: RefCell<Vec<(u32, ipnet::IpNet)>>,
+    /// Affinity.
     pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    /// Sockets.
     pub socks: RefCell<HashMap<SockKey, Sock>>,
     /// Bits of what is ours; all of them unless a test says otherwise.
     pub seen: RefCell<Option<Vec<u64>>>,
+    /// Tokens for rejections.
     pub limit: Cell<Bucket>,
     /// What was counted last: how the packet ended.
     pub last: Cell<Reason>,
+    /// Now.
     pub tick: Cell<u32>,
-    pub counts: RefCell<HashMap<Reason, u64>>,
+    /// What was counted, per hook.
+    pub counts: RefCell<BTreeMap<(u8, u8), u64>>,
 }
 
 impl Sim {
+    /// Empty maps with room for so many flows of each family, and the settings of a node.
     pub fn new(flows: usize) -> Self {
         let config = Config {
             ready: 1,
@@ -155,6 +129,10 @@ impl Sim {
             tick: Cell::new(1_000),
             counts: RefCell::default(),
         }
+    }
+    /// How often a reason was counted, all hooks together.
+    pub fn counted(&self, r: Reason) -> u64 {
+        self.counts.borrow().iter().filter(|((_, reason), _)| *reason == r as u8).map(|(_, n)| n).sum()
     }
     /// Appends a set of backend ids and returns its reference.
     pub fn set(&self, ids: &[u32]) -> SetRef {
@@ -244,9 +222,9 @@ macro_rules! tables {
             fn now_tick(&self) -> u32 {
                 self.tick.get()
             }
-            fn count(&self, _hook: Hook, r: Reason) {
+            fn count(&self, hook: Hook, r: Reason) {
                 self.last.set(r);
-                *self.counts.borrow_mut().entry(r).or_default() += 1;
+                *self.counts.borrow_mut().entry((hook as u8, r as u8)).or_default() += 1;
             }
         }
     };
@@ -254,119 +232,3 @@ macro_rules! tables {
 tables!(V4, A4, Ipv4Addr, v4, flows4_len);
 tables!(V6, A6, Ipv6Addr, v6, flows6_len);
 tables!(V6Frag, A6, Ipv6Addr, v6, flows6_len);
-
-/// A family in tests: real addresses, a map, and a frame builder.
-pub trait TestFamily: Family {
-    fn addr(n: u16) -> Self::A;
-    fn maps(s: &Sim) -> &Maps<Self::A>;
-}
-impl TestFamily for V4 {
-    fn addr(n: u16) -> A4 {
-        A4::from(std::net::Ipv4Addr::new(172, 31, (n >> 8) as u8, n as u8))
-    }
-    fn maps(s: &Sim) -> &Maps<A4> {
-        &s.v4
-    }
-}
-impl TestFamily for V6 {
-    fn addr(n: u16) -> A6 {
-        A6::from(std::net::Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, n))
-    }
-    fn maps(s: &Sim) -> &Maps<A6> {
-        &s.v6
-    }
-}
-
-/// Builds a TCP (with `flags`) or UDP frame with right checksums.
-pub fn frame<F: Family>(
-    src: F::A,
-    sport: u16,
-    dst: F::A,
-    dport: u16,
-    proto: u8,
-    flags: u8,
-    body: &[u8],
-) -> Vec<u8> {
-    let l4 = if proto == 6 { 20 } else { 8 };
-    let mut b = vec![0u8; F::L4 + l4];
-    b[0..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-    b[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
-    b[12..14].copy_from_slice(&F::ETHERTYPE_BE.to_ne_bytes());
-    let len = (l4 + body.len()) as u16;
-    // SAFETY: the vector holds the whole header.
-    unsafe { F::fresh_header(b.as_mut_ptr(), &src, &dst, proto, len) };
-    b[F::L4..F::L4 + 2].copy_from_slice(&sport.to_be_bytes());
-    b[F::L4 + 2..F::L4 + 4].copy_from_slice(&dport.to_be_bytes());
-    if proto == 6 {
-        b[F::L4 + 4..F::L4 + 8].copy_from_slice(&1000u32.to_be_bytes());
-        b[F::L4 + 8..F::L4 + 12].copy_from_slice(&2000u32.to_be_bytes());
-        b[F::L4 + 12] = 0x50;
-        b[F::L4 + 13] = flags;
-    } else {
-        b[F::L4 + 4..F::L4 + 6].copy_from_slice(&len.to_be_bytes());
-    }
-    b.extend_from_slice(body);
-    let at = F::L4 + if proto == 6 { 16 } else { 6 };
-    let c = l4_sum::<F>(&b);
-    b[at..at + 2].copy_from_slice(&c.to_ne_bytes());
-    b
-}
-
-/// What the L4 checksum field must be (computed with the field as it is: 0 when it is right).
-pub fn l4_sum<F: Family>(b: &[u8]) -> u16 {
-    let addr_len = if F::AF == 2 { 4 } else { 16 };
-    let addrs = if F::AF == 2 { 26 } else { 22 };
-    let proto = if F::AF == 2 { b[23] } else { b[20] };
-    let mut s = F::pseudo(proto, (b.len() - F::L4) as u16);
-    let mut words = b[addrs..addrs + 2 * addr_len].to_vec();
-    words.extend_from_slice(&b[F::L4..]);
-    if words.len() % 2 == 1 {
-        words.push(0);
-    }
-    for w in words.chunks(2) {
-        s = csum::add(s, u16::from_ne_bytes([w[0], w[1]]) as u32);
-    }
-    !csum::fold(s)
-}
-
-/// Asserts that the frame's checksums are right.
-pub fn assert_sums<F: Family>(b: &[u8]) {
-    assert_eq!(l4_sum::<F>(b), 0, "L4 checksum");
-    if F::AF == 2 {
-        let s = b[14..34].chunks(2).fold(0, |s, w| csum::add(s, u16::from_ne_bytes([w[0], w[1]]) as u32));
-        assert_eq!(!csum::fold(s), 0, "IPv4 header checksum");
-    }
-}
-
-/// The tuple a frame carries.
-pub fn tuple<F: Family, const X: bool>(bytes: &[u8]) -> FlowKey<F::A> {
-    let f = Frame::<X> { bytes: bytes.to_vec(), ifindex: 0, fib: Fib::default() };
-    lb_ebpf::parse::parse::<_, F>(&f).expect("a whole packet").key
-}
-
-/// Runs one hook over a frame as the kernel does: the fast program, then the slow one if it asks for it.
-pub fn hook<const X: bool>(s: &Sim, side: Side, ifindex: u32, fib: Fib, bytes: &[u8]) -> (End, Vec<u8>) {
-    let mut f = Frame::<X> { bytes: bytes.to_vec(), ifindex, fib };
-    let mut end = run(&mut f, s, side);
-    if end.verdict == Verdict::Slow {
-        end = run_slow(&mut f, s, side);
-        end.reason = s.last.get();
-    }
-    (end, f.bytes)
-}
-
-/// Runs ingress over a frame.
-pub fn ingress<const X: bool>(
-    s: &Sim,
-    role: lb_ebpf::select::Role,
-    ifindex: u32,
-    fib: Fib,
-    bytes: &[u8],
-) -> (End, Vec<u8>) {
-    hook::<X>(s, Side::In(role), ifindex, fib, bytes)
-}
-
-/// Runs a pod-facing interface's egress over a frame.
-pub fn egress(s: &Sim, ifindex: u32, bytes: &[u8]) -> (End, Vec<u8>) {
-    hook::<false>(s, Side::PodOut, ifindex, Fib::default(), bytes)
-}
