@@ -236,8 +236,7 @@ impl Pkt {
             }
             Body::Udp { unsummed } => {
                 let length = (8 + data.len()) as u16;
-                let mut h =
-                    UdpHeader { source_port: sport, destination_port: dport, length, checksum: 0 };
+                let mut h = UdpHeader { source_port: sport, destination_port: dport, length, checksum: 0 };
                 if !unsummed {
                     h.checksum = match ips {
                         (IpAddr::V4(s), IpAddr::V4(d)) => {

@@ -1,13 +1,13 @@
 //! Flows of removed backends do not fill the table.
 
-use sim::short::*;
-use sim::{Sim, route_out};
 use lb_common::flow::ticks;
 use lb_common::service::{SVC_HAS_ANY, SVC_KIND_NODE_PORT};
 use lb_common::{Reason, Svc, SvcKey};
 use lb_ebpf::family::V4;
 use lb_ebpf::parse::flag::{ACK, SYN};
 use lb_ebpf::select::Role;
+use sim::short::*;
+use sim::{Sim, route_out};
 
 fn answered_flow(s: &Sim, sport: u16) -> Reason {
     let syn = frame::<V4>(V4::addr(100), sport, V4::addr(1), 30080, 6, SYN, b"");

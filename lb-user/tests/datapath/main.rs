@@ -3,5 +3,5 @@
 mod lab;
 mod object;
 mod plumbing;
-mod ranges;
 mod programs;
+mod ranges;

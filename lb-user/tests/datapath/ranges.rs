@@ -22,7 +22,9 @@ fn sorted(mut ranges: Vec<(u32, IpNet)>) -> Vec<(u32, IpNet)> {
 
 /// More networks than one slice of a batched read or write holds.
 fn many() -> SourceRanges {
-    (0..5_000u32).map(|n| IpNet::new(Ipv4Addr::from(0x0a00_0000 + (n << 8)).into(), 24).expect("network")).collect()
+    (0..5_000u32)
+        .map(|n| IpNet::new(Ipv4Addr::from(0x0a00_0000 + (n << 8)).into(), 24).expect("network"))
+        .collect()
 }
 
 #[test]
@@ -45,13 +47,17 @@ fn sets_of_source_ranges_are_written_read_back_and_deleted() {
             Table::open(&Pins::new(&lab.bpffs()).maps, maps::RANGES4).expect("opens");
         let admits = |ranges_id, addr: [u8; 4]| {
             let addr = A4::from(Ipv4Addr::from(addr));
-            trie.get(&RangeKey { prefix_len: RANGE_ID_BITS + 32, ranges_id, addr }).expect("readable").is_some()
+            trie.get(&RangeKey { prefix_len: RANGE_ID_BITS + 32, ranges_id, addr })
+                .expect("readable")
+                .is_some()
         };
         assert!(admits(1, [198, 51, 100, 9]) && admits(1, [203, 0, 113, 7]) && admits(2, [10, 0, 0, 1]));
         assert!(!admits(1, [203, 0, 113, 8]) && !admits(2, [198, 51, 100, 9]) && !admits(4, [10, 0, 0, 1]));
 
         // What is missing is no error.
-        tables.delete_ranges(&[sets[2].clone(), (9, set(&["10.0.0.0/8"])), sets[0].clone()]).expect("deleted");
+        tables
+            .delete_ranges(&[sets[2].clone(), (9, set(&["10.0.0.0/8"])), sets[0].clone()])
+            .expect("deleted");
         tables.delete_ranges(&sets[..1]).expect("deleted twice");
         let rest = sets[1].1.iter().map(|net| (2, *net)).collect();
         assert_eq!(sorted(tables.dump().expect("readable").ranges), sorted(rest));
