@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use lb_common::service::RANGE_ID_BITS;
-use lb_common::{A4, A6, Backend, Config, RangeKey, Svc, SvcKey, maps};
+use lb_common::{A4, A6, Backend, Config, RangeKey, Sock, SockKey, Svc, SvcKey, maps};
 
 use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use crate::datapath::DatapathError;
 use crate::datapath::sys::SysError;
 use crate::datapath::table::Table;
+use crate::model::Family;
 use lb_common::Flow;
 
 /// The service tables in the kernel.
@@ -26,6 +27,7 @@ pub struct AyaTables {
     slots: Table<u32, u32>,
     ranges4: Table<RangeKey<A4>, u32>,
     ranges6: Table<RangeKey<A6>, u32>,
+    socks: Table<SockKey, Sock>,
     config: Arc<Mutex<Table<u32, Config>>>,
     flow_capacities: [u32; 2],
 }
@@ -43,6 +45,7 @@ impl AyaTables {
             slots: Table::open(dir, maps::SLOTS)?,
             ranges4: Table::open(dir, maps::RANGES4)?,
             ranges6: Table::open(dir, maps::RANGES6)?,
+            socks: Table::open(dir, maps::SOCKS)?,
             config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
             flow_capacities: [flows4.max_entries, flows6.max_entries],
         })
@@ -87,6 +90,19 @@ impl AyaTables {
             dump.ranges.extend(network(k.ranges_id, k.prefix_len, Ipv6Addr::from(k.addr)))
         })?;
         Ok(dump)
+    }
+
+    /// What the socket hooks have noted under a key.
+    pub fn sock(&self, key: &SockKey) -> Result<Option<Sock>, SysError> {
+        self.socks.get(key)
+    }
+
+    /// A backend of a family; none for an id that its array does not have.
+    pub fn backend(&self, family: Family, id: u32) -> Result<Option<BackendEntry>, SysError> {
+        match family {
+            Family::V4 => Ok(self.backends4.get(&id)?.map(BackendEntry::V4)),
+            Family::V6 => Ok(self.backends6.get(&id)?.map(BackendEntry::V6)),
+        }
     }
 
     /// The configuration element.
