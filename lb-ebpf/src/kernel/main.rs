@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod ctx;
 mod fib;
 mod maps;
 mod sock;

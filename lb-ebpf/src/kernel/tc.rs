@@ -1,12 +1,13 @@
 //! [`Packet`] at tc (TCX), where checksums may be partial or summed by hardware: only the kernel's helper knows.
 
-use crate::fib;
+use crate::{ctx, fib};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail,
     bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
+use core::mem::offset_of;
 use lb_common::reason::Hook;
 use lb_ebpf::mem::rd;
 use lb_ebpf::packet::{End, Fib, FibQuery, Packet, Verdict};
@@ -33,12 +34,12 @@ impl TcPacket {
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the program's context.
-        unsafe { (*self.skb).data as usize }
+        unsafe { ctx::word::<{ offset_of!(__sk_buff, data) }, _>(self.skb) as usize }
     }
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: the program's context.
-        unsafe { (*self.skb).data_end as usize }
+        unsafe { ctx::word::<{ offset_of!(__sk_buff, data_end) }, _>(self.skb) as usize }
     }
 }
 
@@ -56,7 +57,7 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: the program's context.
-        unsafe { (*self.skb).len as usize }
+        unsafe { ctx::word::<{ offset_of!(__sk_buff, len) }, _>(self.skb) as usize }
     }
     #[inline(always)]
     fn pull(&mut self, len: usize) {
@@ -69,7 +70,7 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the program's context.
-        unsafe { (*self.skb).ifindex }
+        unsafe { ctx::word::<{ offset_of!(__sk_buff, ifindex) }, _>(self.skb) as u32 }
     }
     #[inline(always)]
     fn fix_l4(&mut self, off: usize, addr_diff: u32, port_diff: u32, udp: bool) -> bool {

@@ -1,10 +1,11 @@
 //! [`Packet`] at XDP.
 
-use crate::fib;
+use crate::{ctx, fib};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
+use core::mem::offset_of;
 use lb_common::reason::Hook;
 use lb_ebpf::csum;
 use lb_ebpf::mem::{rd, wr};
@@ -24,12 +25,12 @@ impl XdpPacket {
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the program's context.
-        unsafe { (*self.md).data as usize }
+        unsafe { ctx::word::<{ offset_of!(xdp_md, data) }, _>(self.md) as usize }
     }
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: the program's context.
-        unsafe { (*self.md).data_end as usize }
+        unsafe { ctx::word::<{ offset_of!(xdp_md, data_end) }, _>(self.md) as usize }
     }
 }
 
@@ -53,7 +54,7 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the program's context.
-        unsafe { (*self.md).ingress_ifindex }
+        unsafe { ctx::word::<{ offset_of!(xdp_md, ingress_ifindex) }, _>(self.md) as u32 }
     }
     #[inline(always)]
     fn fix_l4(&mut self, off: usize, addr_diff: u32, port_diff: u32, udp: bool) -> bool {
