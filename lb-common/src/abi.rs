@@ -29,7 +29,7 @@ sizes! {
     Flow<A6> = 192, align 4;
     Hop = 20, align 4;
     Iface = 36, align 4;
-    Config = 272, align 4;
+    Config = 280, align 4;
     RangeKey<A4> = 12, align 4;
     RangeKey<A6> = 24, align 4;
     AffinityKey = 24, align 4;

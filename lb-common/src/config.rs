@@ -103,6 +103,11 @@ pub struct Config {
     pub nodeport_min: u32,
     /// Upper end, inclusive.
     pub nodeport_max: u32,
+    /// Ports that the node's own sockets are given (`ip_local_port_range`), host byte order, inclusive: a masqueraded flow
+    /// that used one could share its tuple with a connection of the node.
+    pub local_port_min: u32,
+    /// Upper end, inclusive; 0 = unknown.
+    pub local_port_max: u32,
     /// Number of records in `flows4`; at most the array's size.
     pub flows4_len: u32,
     /// Number of records in `flows6`.

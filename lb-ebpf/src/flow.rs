@@ -183,8 +183,10 @@ fn claim<F: Family, T: Tables<F>, P: Packet>(
     Err(Reason::FlowTableFull)
 }
 
-/// Inserts the reply tuple, trying other ports towards the backend while it is taken: first the client's own (unless
-/// masqueraded and inside the NodePort range), then the masquerade range. Per destination tuple, by construction.
+/// Inserts the reply tuple, trying other ports towards the backend while it is taken: first the client's own, then the
+/// masquerade range. Per destination tuple, by construction. A masqueraded flow never takes a NodePort, and a port that
+/// the node's own sockets are given only when all else is taken: netfilter keeps tuples unique over all connections, we
+/// see ours alone.
 #[inline(always)]
 fn claim_reply<F: Family, T: Tables<F>>(
     t: &T,
@@ -195,13 +197,23 @@ fn claim_reply<F: Family, T: Tables<F>>(
     now: u32,
 ) -> Result<(), Reason> {
     let own = u16::from_be(n.orig.sport_be) as u32;
-    let forbidden = n.flags & FLOW_SNAT != 0 && own >= c.nodeport_min && own <= c.nodeport_max;
+    let masqueraded = n.flags & FLOW_SNAT != 0;
+    let forbidden = masqueraded && own >= c.nodeport_min && own <= c.nodeport_max;
+    // The node's own sockets are given these ports, and know nothing of our flows: to be used last.
+    let shared = masqueraded && own >= c.local_port_min && own <= c.local_port_max;
     let span = c.snat_port_max.wrapping_sub(c.snat_port_min).wrapping_add(1);
     let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
-    let mut i = if forbidden { 1 } else { 0 };
+    let own_at = if forbidden {
+        PORT_TRIES
+    } else if shared {
+        PORT_TRIES - 1
+    } else {
+        0
+    };
+    let mut i = if forbidden || shared { 1 } else { 0 };
     while i < PORT_TRIES {
         let port =
-            if i == 0 { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
+            if i == own_at { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
         n.reply.dport_be = (port as u16).to_be();
         // SAFETY: as in `live`; nobody finds the record before the index names it.
         unsafe { (*rec).reply.dport_be = n.reply.dport_be };

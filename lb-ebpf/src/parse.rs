@@ -58,6 +58,11 @@ impl<A> Parsed<A> {
     pub fn is_syn(&self) -> bool {
         self.tcp_flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN
     }
+    /// A server's answer to a connection's first packet.
+    #[inline(always)]
+    pub fn is_syn_ack(&self) -> bool {
+        self.tcp_flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK
+    }
     /// May it begin a flow? UDP always; TCP with a clean SYN, or in mid-stream (the table was lost, or the backend
     /// set moved): then the hash leads back to the same backend when it still is there.
     #[inline(always)]

@@ -20,7 +20,7 @@ use crate::rewrite;
 use crate::seen;
 use crate::select::{self, Role};
 use crate::tables::Tables;
-use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT};
+use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT, ST_ESTABLISHED};
 use lb_common::{Flow, FlowKey, Reason};
 
 /// Where a program runs.
@@ -330,6 +330,11 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
         let f = unsafe { &*found.rec };
         if found.reverse {
             if f.flags & (FLOW_SNAT | FLOW_LATE) != 0 {
+                return End::pass(Reason::NotOurs);
+            }
+            // The client's stack may use one port for a frontend and, directly or on another node, for its backend: a
+            // second handshake is that other connection's.
+            if parsed.is_syn_ack() && (f.state & ST_ESTABLISHED != 0 || f.is_closed()) {
                 return End::pass(Reason::NotOurs);
             }
             let target = flow::reply_target(f);

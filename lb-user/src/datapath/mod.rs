@@ -287,6 +287,7 @@ impl Datapath {
                 c.snat_port_max = u32::from(*node.snat_ports.end());
                 c.nodeport_min = u32::from(*node.node_ports.start());
                 c.nodeport_max = u32::from(*node.node_ports.end());
+                [c.local_port_min, c.local_port_max] = local_ports();
                 [c.flows4_len, c.flows6_len] = flow_slots;
             })
             .map_err(|e| DatapathError::kernel(maps::CONFIG, e))
@@ -337,6 +338,13 @@ impl Datapath {
         }
         Ok(freed)
     }
+}
+
+/// The ports that this network namespace's sockets are given, first and last; zeros when the kernel does not tell.
+fn local_ports() -> [u32; 2] {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut words = text.split_whitespace().map(|w| w.parse().unwrap_or(0));
+    [words.next().unwrap_or(0), words.next().unwrap_or(0)]
 }
 
 /// The kernel's clock in ticks, comparable with `Flow::last_tick`.
