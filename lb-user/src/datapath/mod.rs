@@ -37,6 +37,7 @@ pub use error::DatapathError;
 pub use view::{AttachedProgram, Counter, MapUsage, Viewer};
 
 use crate::tables::aya::AyaTables;
+use attach::Former;
 use load::Programs;
 use pins::Pins;
 use table::Table;
@@ -140,6 +141,8 @@ pub struct Datapath {
     /// Next slot to sweep in flows4 and flows6.
     sweep_at: [u32; 2],
     flow_slots: [u32; 2],
+    /// Generation and time of the last sync before this value was opened.
+    synced_before: (u32, u32),
     _lock: bpffs::Lock,
 }
 
@@ -164,6 +167,7 @@ impl Datapath {
         let tables = AyaTables::open(&pins.maps)?;
         let ifaces = Table::open(&pins.maps, maps::IFACES)?;
         let flow_slots = tables.flow_capacities();
+        let config = tables.config().map_err(|e| DatapathError::kernel(maps::CONFIG, e))?;
         Ok(Datapath {
             pins,
             programs,
@@ -172,6 +176,7 @@ impl Datapath {
             xdp_mode: opts.xdp_mode,
             sweep_at: [0; 2],
             flow_slots,
+            synced_before: (config.sync_generation, config.sync_unix_s),
             _lock: lock,
         })
     }
@@ -200,11 +205,12 @@ impl Datapath {
         for path in attach::detach_others(&self.pins.links, |i| indexes.contains(&i))? {
             info!(link = %path.display(), "detached");
         }
+        let former = self.former()?;
         let mut states = Vec::with_capacity(wanted.len());
         let mut failed = None;
         for w in wanted {
             // One interface that fails keeps no other from being attached.
-            match self.sync_interface(w) {
+            match self.sync_interface(w, &former) {
                 Ok(state) => states.push(state),
                 Err(e) => {
                     warn!(interface = %w.name, error = %e, "cannot attach");
@@ -220,6 +226,12 @@ impl Datapath {
         if let Some(error) = failed {
             return Err(error);
         }
+        for dir in former.dirs.iter().filter(|_| former.may_replace) {
+            // What is left there is on hooks that this version does not use.
+            for path in attach::detach_others(dir, |_| false)? {
+                info!(link = %path.display(), "detached what another version had attached");
+            }
+        }
         // No link needs another object's pins any more.
         match load::remove_other_objects(&self.pins, &self.programs.hash) {
             Ok(removed) => {
@@ -230,14 +242,26 @@ impl Datapath {
         Ok(states)
     }
 
-    fn sync_interface(&self, wanted: &WantedInterface) -> Result<AttachState, DatapathError> {
+    /// Links of other map versions. They are taken over only after a sync of this agent: our own tables may be older
+    /// than theirs, from before an upgrade that is now taken back.
+    fn former(&self) -> Result<Former, DatapathError> {
+        let config = self.tables.config().map_err(|e| DatapathError::kernel(maps::CONFIG, e))?;
+        let synced = (config.sync_generation, config.sync_unix_s) != self.synced_before;
+        Ok(Former { dirs: self.pins.former_links()?, may_replace: config.ready != 0 && synced })
+    }
+
+    fn sync_interface(
+        &self,
+        wanted: &WantedInterface,
+        former: &Former,
+    ) -> Result<AttachState, DatapathError> {
         let kernel = |e| DatapathError::kernel(maps::IFACES, e);
         // The role first: the program may run the moment it is attached.
         let entry = wanted.entry();
         if self.ifaces.get(&wanted.ifindex).map_err(kernel)? != Some(entry) {
             self.ifaces.put(&wanted.ifindex, &entry).map_err(kernel)?;
         }
-        attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)
+        attach::attach_interface(&self.pins.links, former, &self.programs, self.xdp_mode, wanted)
     }
 
     /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing.
