@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -172,6 +172,11 @@ fn an_agent_of_another_map_version_takes_the_hooks_over_once_it_knows_the_servic
     let before = attached(node)?;
     let former = age(node)?;
     let former_maps = pins::list(&former.join("maps"))?;
+    // Socket hooks, which the status counts apart, are pins here like all others.
+    let names = |dir: &Path| -> Result<Vec<_>> {
+        Ok(pins::list(dir)?.iter().filter_map(|p| p.file_name().map(ToOwned::to_owned)).collect())
+    };
+    let all_links = names(&former.join("links"))?;
     ensure!(attached(node).is_err(), "this version has no pins");
     all_answer(client, outside(node), 20)?;
 
@@ -192,6 +197,7 @@ fn an_agent_of_another_map_version_takes_the_hooks_over_once_it_knows_the_servic
         assert_eq!((old.ifindex, &old.hook, old.link_id), (new.ifindex, &new.hook, new.link_id), "its link");
         assert_ne!(old.prog_id, new.prog_id, "another program: {new:?}");
     }
+    assert_eq!(names(&Pins::new(node.bpffs()).links)?, all_links, "every link is ours now");
     assert!(pins::list(&former.join("links"))?.is_empty(), "no program of the former version is attached");
     assert_eq!(pins::list(&former.join("maps"))?, former_maps, "its maps are untouched");
     let taken = std::time::Instant::now();

@@ -349,16 +349,10 @@ fn ensure(
         let theirs = link_path(dir, ifindex, point);
         match open_link(&theirs)? {
             Some((_, info)) if info.ifindex == ifindex && !former.may_replace => {
-                return Ok(state(
-                    None,
-                    "the program of another version serves until the first sync".to_owned(),
-                ));
+                return Ok(state(None, FORMER_SERVES.to_owned()));
             }
             Some((fd, info)) if info.ifindex == ifindex && take_over(&fd, prog, &theirs, &path)? => {
-                return Ok(state(
-                    Some(info.id),
-                    format!("program {} of another version replaced", info.prog_id),
-                ));
+                return Ok(state(Some(info.id), former_replaced(info.prog_id)));
             }
             _ => {}
         }
@@ -372,9 +366,22 @@ fn ensure(
     Ok(state(Some(info.id), "attached".to_owned()))
 }
 
+/// Why a hook waits.
+pub(super) const FORMER_SERVES: &str = "the program of another version serves until the first sync";
+
+/// What became of a hook that had waited.
+pub(super) fn former_replaced(prog_id: u32) -> String {
+    format!("program {prog_id} of another version replaced in place")
+}
+
 /// Makes a link of another version run `prog` and moves its pin to `path`. False when the kernel refuses: then the
 /// link is detached, and the hook is free.
-fn take_over(link: &OwnedFd, prog: &Prog, theirs: &Path, path: &Path) -> Result<bool, DatapathError> {
+pub(super) fn take_over(
+    link: &OwnedFd,
+    prog: &Prog,
+    theirs: &Path,
+    path: &Path,
+) -> Result<bool, DatapathError> {
     if let Err(error) = sys::link_update(link.as_fd(), prog.fd.as_fd()) {
         warn!(link = %theirs.display(), %error, "the program of another version is detached, not replaced");
         remove_link(theirs)?;

@@ -228,7 +228,8 @@ impl Datapath {
         }
         for dir in former.dirs.iter().filter(|_| former.may_replace) {
             // What is left there is on hooks that this version does not use.
-            for path in attach::detach_others(dir, |_| false)? {
+            for path in pins::list(dir)? {
+                attach::remove_link(&path)?;
                 info!(link = %path.display(), "detached what another version had attached");
             }
         }
@@ -264,9 +265,10 @@ impl Datapath {
         attach::attach_interface(&self.pins.links, former, &self.programs, self.xdp_mode, wanted)
     }
 
-    /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing.
+    /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing. Comes
+    /// before [`Datapath::sync_interfaces`], which detaches what is left of other versions.
     pub fn sync_sockets(&mut self, cgroup: Option<&Path>) -> Result<Vec<HookState>, DatapathError> {
-        sockets::sync(&self.pins.links, &self.programs, cgroup)
+        sockets::sync(&self.pins.links, &self.former()?, &self.programs, cgroup)
     }
 
     /// Detaches everything from one interface and forgets it.
