@@ -341,6 +341,8 @@ impl<K: Kernel> App<K> {
             Ok(()) => {
                 self.status.ready = true;
                 info!("fairway ready");
+                // Hooks that another version's programs hold are taken over only now.
+                self.interface_retry.hurry();
             }
             Err(error) => {
                 error!(%error, "the ready file could not be written");

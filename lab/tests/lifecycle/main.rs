@@ -4,7 +4,7 @@
 //! time take turns through [`support::turn`].
 
 mod agent;
-mod apiserver;
+mod api;
 mod bpffs;
 mod churn;
 mod healing;

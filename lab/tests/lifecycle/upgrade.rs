@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -141,4 +141,87 @@ fn an_upgrade_and_a_downgrade_replace_the_programs_in_place_and_lose_nothing() -
     assert_eq!((report.tcp_opened, report.tcp_lost), (500, 0), "{report:?}");
     assert_eq!((report.udp_opened, report.udp_moved), (100, 0), "{report:?}");
     Ok(())
+}
+
+/// Makes this version's pins look like those of another one, as if an agent of that version had made them.
+fn age(node: &Node) -> Result<PathBuf> {
+    let pins = Pins::new(node.bpffs());
+    let former = pins.base.join("v0");
+    fs::rename(&pins.version, &former)?;
+    Ok(former)
+}
+
+/// Starts an agent that cannot complete its first list yet, and waits until it has found the other version's hooks.
+fn wait_beside_another_version(node: &Node, server: &apiserver::ApiServer) -> Result<Agent> {
+    let kind = apiserver::Kind::EndpointSlice;
+    server.hold(kind);
+    let waiting = node.launch_agent(&lab::AgentSpec::api(server.url()))?;
+    eventually("the agent waits for its first list", || Ok(server.stats(kind).held > 0))?;
+    eventually("the status says who serves", || {
+        Ok(interface(node, "eth0")?
+            .is_some_and(|i| i["reasons"].to_string().contains("another version serves")))
+    })?;
+    Ok(waiting)
+}
+
+#[test]
+fn an_agent_of_another_map_version_takes_the_hooks_over_once_it_knows_the_services() -> Result<()> {
+    let b = Bench::new(&[(1, 1), (2, 1)])?;
+    let (client, node) = (b.cluster.client(), b.cluster.node(1));
+    b.agent(node)?.kill()?;
+    let before = attached(node)?;
+    let former = age(node)?;
+    let former_maps = pins::list(&former.join("maps"))?;
+    // Socket hooks, which the status counts apart, are pins here like all others.
+    let names = |dir: &Path| -> Result<Vec<_>> {
+        Ok(pins::list(dir)?.iter().filter_map(|p| p.file_name().map(ToOwned::to_owned)).collect())
+    };
+    let all_links = names(&former.join("links"))?;
+    ensure!(attached(node).is_err(), "this version has no pins");
+    all_answer(client, outside(node), 20)?;
+
+    // Until the first list is complete the former programs serve on.
+    let server = crate::api::server(&b.cluster)?;
+    let waiting = wait_beside_another_version(node, &server)?;
+    all_answer(client, outside(node), 100)?;
+
+    let ask = Ask::new(outside(node)).timeout(PATIENCE).reset_on_close();
+    let mut fresh = Continuous::start(client, Transport::Tcp, ask, 1)?;
+    ensure!(fresh.until(DEADLINE, |s| s.len() > 20), "new connections");
+    crate::api::publish(&server, &b.cluster, "web", NODE_PORT, &[(2, 1)])?;
+    server.release(apiserver::Kind::EndpointSlice);
+    let agent = waiting.ready()?;
+    eventually("every hook is taken over", || Ok(attached(node)?.len() == before.len()))?;
+    let after = attached(node)?;
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!((old.ifindex, &old.hook, old.link_id), (new.ifindex, &new.hook, new.link_id), "its link");
+        assert_ne!(old.prog_id, new.prog_id, "another program: {new:?}");
+    }
+    assert_eq!(names(&Pins::new(node.bpffs()).links)?, all_links, "every link is ours now");
+    assert!(pins::list(&former.join("links"))?.is_empty(), "no program of the former version is attached");
+    assert_eq!(pins::list(&former.join("maps"))?, former_maps, "its maps are untouched");
+    let taken = std::time::Instant::now();
+    let only = |pod: &str| -> Result<()> {
+        let answered = all_answer(client, outside(node), 100)?.by_pod;
+        ensure!(answered.keys().eq([pod]), "not only {pod}: {answered:?}");
+        Ok(())
+    };
+    only("pod-2-1").context("what this agent knows")?;
+    ensure!(fresh.until(DEADLINE, |s| s.iter().filter(|s| s.started > taken).count() > 20), "requests go on");
+    // A connection under way in the former maps is reset, which a client that opens one after the other sees once.
+    let failed: Vec<_> = fresh.stop().into_iter().filter(|s| s.result.is_err()).collect();
+    assert!(failed.len() <= 1, "{} new connections failed, first: {:?}", failed.len(), failed.first());
+
+    // Back to the former version, whose tables still name the pod that was removed meanwhile.
+    agent.kill()?;
+    let pins = Pins::new(node.bpffs());
+    fs::rename(&pins.version, pins.base.join("v9"))?;
+    fs::rename(&former, &pins.version)?;
+    let waiting = wait_beside_another_version(node, &server)?;
+    only("pod-2-1").context("the newer programs serve until the older agent knows as much")?;
+    server.release(apiserver::Kind::EndpointSlice);
+    let _agent = waiting.ready()?;
+    eventually("every hook is taken over again", || Ok(attached(node)?.len() == before.len()))?;
+    assert_eq!(attached(node)?, before, "the programs and links of before");
+    only("pod-2-1")
 }

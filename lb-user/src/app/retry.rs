@@ -23,6 +23,11 @@ impl Retry {
         self.at = Some(Instant::now() + wait);
     }
 
+    /// What is to be retried is due now: the reason to wait is gone.
+    pub(super) fn hurry(&mut self) {
+        self.at = self.at.map(|at| at.min(Instant::now()));
+    }
+
     /// Nothing to retry.
     pub(super) fn succeeded(&mut self) {
         self.at = None;

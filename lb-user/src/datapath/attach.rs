@@ -5,6 +5,9 @@
 //! in between that no program sees. Programs are compared by id, not by tag: the tag masks map references, so
 //! two programs of one tag may write different maps. LINK_CREATE never replaces what others attached.
 //!
+//! Links of other map versions are taken over in the same way, pin and all, once this version is ready to serve: two
+//! versions on one interface would both translate, and the former one by maps that nobody keeps up to date.
+//!
 //! The ladder of an uplink: native XDP, else none; generic XDP only if asked for; tc always, since XDP hands it
 //! what it cannot forward itself.
 
@@ -18,7 +21,7 @@ use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type
 use lb_common::maps::progs;
 use lb_common::{Iface, config};
 use serde::Serialize;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::DatapathError;
 use super::load::{Prog, Programs};
@@ -221,6 +224,15 @@ impl HookPoint {
     }
 }
 
+/// Links that agents of other map versions left, and whether they may be taken over.
+#[derive(Debug)]
+pub struct Former {
+    /// Their links directories.
+    pub dirs: Vec<PathBuf>,
+    /// The tables of this version are up to date. Before that the former programs serve on.
+    pub may_replace: bool,
+}
+
 /// Path of a link's pin.
 fn link_path(links: &Path, ifindex: u32, point: HookPoint) -> PathBuf {
     links.join(format!("{ifindex}-{}", point.pin_name()))
@@ -261,6 +273,7 @@ pub fn remove_link(path: &Path) -> Result<(), DatapathError> {
 /// Attaches what the interface's role asks for, keeping what is there already.
 pub fn attach_interface(
     links: &Path,
+    former: &Former,
     programs: &Programs,
     mode: XdpMode,
     wanted: &WantedInterface,
@@ -278,10 +291,14 @@ pub fn attach_interface(
     for other in [HookPoint::XdpNative, HookPoint::XdpGeneric] {
         if xdp != Some(other) {
             remove_link(&link_path(links, wanted.ifindex, other))?;
+            for dir in former.dirs.iter().filter(|_| former.may_replace) {
+                remove_link(&link_path(dir, wanted.ifindex, other))?;
+            }
         }
     }
+    let ensure = |point, program| ensure(links, former, wanted.ifindex, point, programs.get(program)?);
     match xdp {
-        Some(point) => hooks.push(ensure(links, wanted.ifindex, point, programs.get(progs::XDP_UPLINK)?)?),
+        Some(point) => hooks.push(ensure(point, progs::XDP_UPLINK)?),
         None if wanted.role == Role::Uplink => hooks.push(HookState {
             hook: "xdp".to_owned(),
             mode: "off".to_owned(),
@@ -292,9 +309,9 @@ pub fn attach_interface(
         None => {}
     }
     if wanted.role != Role::Loopback {
-        hooks.push(ensure(links, wanted.ifindex, HookPoint::TcIngress, programs.get(ingress)?)?);
+        hooks.push(ensure(HookPoint::TcIngress, ingress)?);
     }
-    hooks.push(ensure(links, wanted.ifindex, HookPoint::TcEgress, programs.get(egress)?)?);
+    hooks.push(ensure(HookPoint::TcEgress, egress)?);
     let native = hooks.iter().any(|h| h.mode == HookPoint::XdpNative.mode() && h.prog_id.is_some());
     Ok(AttachState {
         ifname: wanted.name.clone(),
@@ -306,7 +323,13 @@ pub fn attach_interface(
 }
 
 /// Makes one hook run `prog`. A refusal of the kernel is a state, not an error.
-fn ensure(links: &Path, ifindex: u32, point: HookPoint, prog: &Prog) -> Result<HookState, DatapathError> {
+fn ensure(
+    links: &Path,
+    former: &Former,
+    ifindex: u32,
+    point: HookPoint,
+    prog: &Prog,
+) -> Result<HookState, DatapathError> {
     let path = link_path(links, ifindex, point);
     let state = |link_id: Option<u32>, reason: String| HookState {
         hook: point.label().to_owned(),
@@ -332,6 +355,18 @@ fn ensure(links: &Path, ifindex: u32, point: HookPoint, prog: &Prog) -> Result<H
         Some(_) => remove_link(&path)?,
         None => {}
     }
+    for dir in &former.dirs {
+        let theirs = link_path(dir, ifindex, point);
+        match open_link(&theirs)? {
+            Some((_, info)) if info.ifindex == ifindex && !former.may_replace => {
+                return Ok(state(None, FORMER_SERVES.to_owned()));
+            }
+            Some((fd, info)) if info.ifindex == ifindex && take_over(&fd, prog, &theirs, &path)? => {
+                return Ok(state(Some(info.id), former_replaced(info.prog_id)));
+            }
+            _ => {}
+        }
+    }
     let link = match sys::link_create(prog.fd.as_fd(), ifindex, point.attach_type(), point.flags()) {
         Ok(link) => link,
         Err(e) => return Ok(state(None, refusal(point, &e))),
@@ -339,6 +374,31 @@ fn ensure(links: &Path, ifindex: u32, point: HookPoint, prog: &Prog) -> Result<H
     let info = sys::link_info(link.as_fd()).map_err(|e| DatapathError::kernel(path.display(), e))?;
     sys::obj_pin(link.as_fd(), &path).map_err(|e| DatapathError::kernel(path.display(), e))?;
     Ok(state(Some(info.id), "attached".to_owned()))
+}
+
+/// Why a hook waits.
+pub(super) const FORMER_SERVES: &str = "the program of another version serves until the first sync";
+
+/// What became of a hook that had waited.
+pub(super) fn former_replaced(prog_id: u32) -> String {
+    format!("program {prog_id} of another version replaced in place")
+}
+
+/// Makes a link of another version run `prog` and moves its pin to `path`. False when the kernel refuses: then the
+/// link is detached, and the hook is free.
+pub(super) fn take_over(
+    link: &OwnedFd,
+    prog: &Prog,
+    theirs: &Path,
+    path: &Path,
+) -> Result<bool, DatapathError> {
+    if let Err(error) = sys::link_update(link.as_fd(), prog.fd.as_fd()) {
+        warn!(link = %theirs.display(), %error, "the program of another version is detached, not replaced");
+        remove_link(theirs)?;
+        return Ok(false);
+    }
+    std::fs::rename(theirs, path).map_err(|e| DatapathError::io(path, e))?;
+    Ok(true)
 }
 
 /// The kernel's refusal in words.

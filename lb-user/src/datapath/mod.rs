@@ -38,6 +38,7 @@ pub use error::DatapathError;
 pub use view::{AttachedProgram, Counter, MapUsage, Viewer};
 
 use crate::tables::aya::AyaTables;
+use attach::Former;
 use load::Programs;
 use pins::Pins;
 use table::Table;
@@ -143,6 +144,8 @@ pub struct Datapath {
     /// Next slot to sweep in flows4 and flows6.
     sweep_at: [u32; 2],
     flow_slots: [u32; 2],
+    /// Generation and time of the last sync before this value was opened.
+    synced_before: (u32, u32),
     _lock: bpffs::Lock,
 }
 
@@ -167,6 +170,7 @@ impl Datapath {
         let tables = AyaTables::open(&pins.maps)?;
         let ifaces = Table::open(&pins.maps, maps::IFACES)?;
         let flow_slots = tables.flow_capacities();
+        let config = tables.config().map_err(|e| DatapathError::kernel(maps::CONFIG, e))?;
         Ok(Datapath {
             pins,
             programs,
@@ -175,6 +179,7 @@ impl Datapath {
             xdp_mode: opts.xdp_mode,
             sweep_at: [0; 2],
             flow_slots,
+            synced_before: (config.sync_generation, config.sync_unix_s),
             _lock: lock,
         })
     }
@@ -203,11 +208,12 @@ impl Datapath {
         for path in attach::detach_others(&self.pins.links, |i| indexes.contains(&i))? {
             info!(link = %path.display(), "detached");
         }
+        let former = self.former()?;
         let mut states = Vec::with_capacity(wanted.len());
         let mut failed = None;
         for w in wanted {
             // One interface that fails keeps no other from being attached.
-            match self.sync_interface(w) {
+            match self.sync_interface(w, &former) {
                 Ok(state) => states.push(state),
                 Err(e) => {
                     warn!(interface = %w.name, error = %e, "cannot attach");
@@ -223,6 +229,13 @@ impl Datapath {
         if let Some(error) = failed {
             return Err(error);
         }
+        for dir in former.dirs.iter().filter(|_| former.may_replace) {
+            // What is left there is on hooks that this version does not use.
+            for path in pins::list(dir)? {
+                attach::remove_link(&path)?;
+                info!(link = %path.display(), "detached what another version had attached");
+            }
+        }
         // No link needs another object's pins any more.
         match load::remove_other_objects(&self.pins, &self.programs.hash) {
             Ok(removed) => {
@@ -233,7 +246,19 @@ impl Datapath {
         Ok(states)
     }
 
-    fn sync_interface(&self, wanted: &WantedInterface) -> Result<AttachState, DatapathError> {
+    /// Links of other map versions. They are taken over only after a sync of this agent: our own tables may be older
+    /// than theirs, from before an upgrade that is now taken back.
+    fn former(&self) -> Result<Former, DatapathError> {
+        let config = self.tables.config().map_err(|e| DatapathError::kernel(maps::CONFIG, e))?;
+        let synced = (config.sync_generation, config.sync_unix_s) != self.synced_before;
+        Ok(Former { dirs: self.pins.former_links()?, may_replace: config.ready != 0 && synced })
+    }
+
+    fn sync_interface(
+        &self,
+        wanted: &WantedInterface,
+        former: &Former,
+    ) -> Result<AttachState, DatapathError> {
         let kernel = |e| DatapathError::kernel(maps::IFACES, e);
         let old = self.ifaces.get(&wanted.ifindex).map_err(kernel)?;
         let write = |entry: Iface| self.ifaces.put(&wanted.ifindex, &entry).map_err(kernel);
@@ -243,7 +268,7 @@ impl Datapath {
         if old != Some(entry) {
             write(entry)?;
         }
-        let state = attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)?;
+        let state = attach::attach_interface(&self.pins.links, former, &self.programs, self.xdp_mode, wanted)?;
         let flags = if state.takes_redirects {
             entry.flags | IFACE_CAN_XDP_REDIRECT
         } else {
@@ -255,9 +280,10 @@ impl Datapath {
         Ok(state)
     }
 
-    /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing.
+    /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing. Comes
+    /// before [`Datapath::sync_interfaces`], which detaches what is left of other versions.
     pub fn sync_sockets(&mut self, cgroup: Option<&Path>) -> Result<Vec<HookState>, DatapathError> {
-        sockets::sync(&self.pins.links, &self.programs, cgroup)
+        sockets::sync(&self.pins.links, &self.former()?, &self.programs, cgroup)
     }
 
     /// Detaches everything from one interface and forgets it.

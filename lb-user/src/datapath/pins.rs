@@ -47,6 +47,11 @@ impl Pins {
         }
     }
 
+    /// The links directories of other versions.
+    pub fn former_links(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        Ok(list(&self.base)?.into_iter().filter(|v| *v != self.version).map(|v| v.join("links")).collect())
+    }
+
     /// Makes the directories, each 0700 and our own, or refuses.
     pub fn create(&self) -> Result<(), DatapathError> {
         [&self.base, &self.version, &self.maps, &self.links, &self.progs]

@@ -13,7 +13,7 @@ use aya_obj::generated::bpf_attach_type;
 use lb_common::maps::progs;
 
 use super::DatapathError;
-use super::attach::{HookState, open_link, remove_link};
+use super::attach::{FORMER_SERVES, Former, HookState, former_replaced, open_link, remove_link, take_over};
 use super::load::Programs;
 use super::sys;
 
@@ -51,6 +51,7 @@ fn is_cgroup2(path: &Path) -> bool {
 /// Attaches all hooks to a cgroup; `None` detaches them. A refusal of the kernel is a state, not an error.
 pub fn sync(
     links: &Path,
+    former: &Former,
     programs: &Programs,
     cgroup: Option<&Path>,
 ) -> Result<Vec<HookState>, DatapathError> {
@@ -60,11 +61,12 @@ pub fn sync(
     };
     let dir = File::open(cgroup).map_err(|e| DatapathError::io(cgroup, e))?;
     let id = dir.metadata().map_err(|e| DatapathError::io(cgroup, e))?.ino();
-    HOOKS.iter().map(|(name, kind)| ensure(links, programs, &dir, id, name, *kind)).collect()
+    HOOKS.iter().map(|(name, kind)| ensure(links, former, programs, &dir, id, name, *kind)).collect()
 }
 
 fn ensure(
     links: &Path,
+    former: &Former,
     programs: &Programs,
     dir: &File,
     cgroup_id: u64,
@@ -92,6 +94,18 @@ fn ensure(
             });
         }
         remove_link(&path)?;
+    }
+    for links in &former.dirs {
+        let theirs = link_path(links, name);
+        match open_link(&theirs)? {
+            Some((_, info)) if info.cgroup_id() == cgroup_id && !former.may_replace => {
+                return Ok(state(None, FORMER_SERVES.to_owned()));
+            }
+            Some((fd, info)) if info.cgroup_id() == cgroup_id && take_over(&fd, prog, &theirs, &path)? => {
+                return Ok(state(Some(info.id), former_replaced(info.prog_id)));
+            }
+            _ => {}
+        }
     }
     let target = dir.as_raw_fd().unsigned_abs();
     let link = match sys::link_create(prog.fd.as_fd(), target, kind, 0) {

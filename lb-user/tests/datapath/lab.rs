@@ -2,13 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use lb_user::datapath::load::EMBEDDED_OBJECT;
-use lb_user::datapath::{Datapath, DatapathError, MapSizes, OpenOptions, Role, WantedInterface, XdpMode};
+use lb_user::datapath::{
+    Datapath, DatapathError, MapSizes, OpenOptions, Role, WantedInterface, XdpMode, cleanup,
+};
 use tempfile::TempDir;
 
 /// Small maps: tests are many, memory is not.
 pub const SIZES: MapSizes = MapSizes { services: 64, backends: 128, slots: 256, flows: 512 };
+
+/// Held while a program is started. Until it runs it has a copy of every file this process has open, the lock of
+/// another test's datapath among them, which that test then finds taken when it opens the datapath anew, or its pin
+/// directory, which then cannot be unmounted.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// What a test works in.
 pub struct Lab {
@@ -51,8 +59,14 @@ impl Lab {
         self.dir.path().join("state")
     }
 
-    /// Options with small maps.
+    /// Waits until no program is being started: what this test has closed is closed then.
+    pub fn settle(&self) {
+        drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Options with small maps, for use at once: they settle before.
     pub fn options(&self) -> OpenOptions {
+        self.settle();
         OpenOptions {
             bpffs: self.bpffs(),
             state_dir: self.state_dir(),
@@ -71,9 +85,17 @@ impl Lab {
         Datapath::open(&self.options())
     }
 
+    /// Runs `cleanup`, and starts no program meanwhile.
+    pub fn cleanup(&self) -> Result<Vec<String>, DatapathError> {
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        cleanup(&self.bpffs(), &self.state_dir(), false)
+    }
+
     /// Runs `ip` in this lab's network namespace.
     pub fn ip(&self, args: &str) {
+        let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let out = Command::new("ip").args(args.split_whitespace()).output().expect("ip is installed");
+        drop(starting);
         assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
     }
 

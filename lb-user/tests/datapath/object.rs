@@ -11,8 +11,7 @@ use lb_user::datapath::load::EMBEDDED_OBJECT;
 use lb_user::datapath::pins::Pins;
 use lb_user::datapath::table::Table;
 use lb_user::datapath::{
-    AttachState, Datapath, DatapathError, MapSizes, NodeConfig, Role, Viewer, XdpMode, bpffs, cleanup,
-    now_tick, sys,
+    AttachState, Datapath, DatapathError, MapSizes, NodeConfig, Role, Viewer, XdpMode, bpffs, now_tick, sys,
 };
 use lb_user::tables::{BackendEntry, FrontendKey, LbTables};
 
@@ -325,10 +324,10 @@ fn cleanup_leaves_nothing_and_says_what_it_removed() {
         datapath.sync_interfaces(&[wanted(lab.veth("up0"), "up0", Role::Uplink)]).expect("syncs");
         let other_version = lab.bpffs().join("fairway/v0/maps");
         fs::create_dir_all(&other_version).expect("made");
-        assert!(cleanup(&lab.bpffs(), &lab.state_dir(), false).is_err(), "an agent holds the lock");
+        assert!(lab.cleanup().is_err(), "an agent holds the lock");
         let program = datapath.program_ids().expect("loaded")[maps::progs::XDP_UPLINK];
         drop(datapath);
-        let removed = cleanup(&lab.bpffs(), &lab.state_dir(), false).expect("cleaned");
+        let removed = lab.cleanup().expect("cleaned");
         for part in ["link of xdp on interface", maps::FLOWS6, maps::progs::TC_POD_OUT, "v0", "agent.lock"] {
             assert!(removed.iter().any(|line| line.contains(part)), "{part} in {removed:#?}");
         }
@@ -339,6 +338,6 @@ fn cleanup_leaves_nothing_and_says_what_it_removed() {
             assert!(std::time::Instant::now() < deadline, "the kernel still has program {program}");
             std::thread::yield_now();
         }
-        assert!(cleanup(&lab.bpffs(), &lab.state_dir(), false).expect("again").is_empty());
+        assert!(lab.cleanup().expect("again").is_empty());
     });
 }

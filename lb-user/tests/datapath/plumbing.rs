@@ -10,7 +10,7 @@ use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH};
 use lb_user::datapath::pins::{self, Found, MapSchema, Pins};
 use lb_user::datapath::sys::{self, Cursor};
 use lb_user::datapath::table::Table;
-use lb_user::datapath::{Datapath, DatapathError, Viewer, bpffs, cleanup};
+use lb_user::datapath::{Datapath, DatapathError, Viewer, bpffs};
 
 fn hash(entries: u32) -> Table<u32, u64> {
     let fd = sys::map_create(BPF_MAP_TYPE_HASH, 4, 8, entries, 0, "test_hash").expect("a hash");
@@ -118,9 +118,10 @@ fn a_second_agent_is_refused_and_told_who_holds_the_lock() {
         let error = bpffs::lock(&lab.state_dir(), &lab.bpffs()).expect_err("held").to_string();
         assert!(error.contains("another fairway agent holds"), "{error}");
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
-        let error = cleanup(&lab.bpffs(), &lab.state_dir(), false).expect_err("held");
+        let error = lab.cleanup().expect_err("held");
         assert!(matches!(error, DatapathError::Locked { .. }), "{error}");
         drop(first);
+        lab.settle();
         bpffs::lock(&lab.state_dir(), &lab.bpffs()).expect("free again");
     });
 }
@@ -160,7 +161,7 @@ fn a_missing_bpf_file_system_is_mounted_and_cleanup_takes_it_away() {
         bpffs::ensure_mounted(&lab.bpffs(), &lab.state_dir()).expect("mounted");
         assert!(bpffs::is_bpffs(&lab.bpffs()));
         Pins::new(&lab.bpffs()).create().expect("directories");
-        let removed = cleanup(&lab.bpffs(), &lab.state_dir(), false).expect("cleaned");
+        let removed = lab.cleanup().expect("cleaned");
         assert!(!bpffs::is_bpffs(&lab.bpffs()), "{removed:?}");
         assert!(!lab.state_dir().exists(), "{removed:?}");
         assert!(removed.iter().any(|line| line.contains("BPF file system")), "{removed:?}");

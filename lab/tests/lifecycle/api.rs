@@ -17,7 +17,7 @@ const REDISCOVERY: Duration = Duration::from_secs(35);
 const OTHER_NODE_PORT: u16 = 30081;
 
 /// A server that every node reaches, with the Node objects.
-fn server(cluster: &Cluster) -> Result<ApiServer> {
+pub fn server(cluster: &Cluster) -> Result<ApiServer> {
     let address = (cluster.control_address().v4, 6443);
     let listener = cluster.control().run(|| TcpListener::bind(address))??;
     let server = ApiServer::start(Options { listener: Some(listener), ..Options::default() })?;
@@ -26,7 +26,7 @@ fn server(cluster: &Cluster) -> Result<ApiServer> {
 }
 
 /// Writes a NodePort Service with these pods. The slices come first: order must not matter.
-fn publish(
+pub fn publish(
     server: &ApiServer,
     cluster: &Cluster,
     name: &str,
