@@ -36,14 +36,18 @@ pub struct Actual {
 /// One family's backend array.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendTable {
-    entries: BTreeMap<u32, BackendEntry>,
+    /// By id, up to the highest that was ever used.
+    entries: Vec<Option<BackendEntry>>,
     live: HashMap<BackendKey, u32>,
 }
 
 impl BackendTable {
     /// Notes what was written at an id.
     pub fn set(&mut self, id: u32, entry: BackendEntry) {
-        let old = self.entries.insert(id, entry).and_then(|old| BackendKey::of_entry(&old));
+        if self.entries.len() <= id as usize {
+            self.entries.resize(id as usize + 1, None);
+        }
+        let old = self.entries[id as usize].replace(entry).and_then(|old| BackendKey::of_entry(&old));
         if let Some(old) = old.filter(|old| self.live.get(old) == Some(&id)) {
             self.live.remove(&old);
         }
@@ -60,25 +64,25 @@ impl BackendTable {
 
     /// The entry of an id that was ever used.
     pub fn get(&self, id: u32) -> Option<&BackendEntry> {
-        self.entries.get(&id)
+        self.entries.get(id as usize)?.as_ref()
     }
 
     /// All entries in order of id.
     pub fn all(&self) -> impl Iterator<Item = (u32, &BackendEntry)> {
-        self.entries.iter().map(|(id, entry)| (*id, entry))
+        (0..).zip(&self.entries).filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
     }
 
     /// Live entries in order of id.
     pub fn live(&self) -> impl Iterator<Item = (u32, &BackendEntry)> {
-        self.entries.iter().map(|(id, e)| (*id, e)).filter(|(_, e)| is_live(e))
+        self.all().filter(|(_, e)| is_live(e))
     }
 
     /// Ids that can be given out, best first, each with its generation: never used ones, then freed ones, the
     /// least often used first. Id 0 is never given out, so that an unwritten slot means nothing.
     pub fn free_ids(&self, capacity: u32) -> impl Iterator<Item = (u32, u32)> {
-        let unused = (1..capacity).filter(|id| !self.entries.contains_key(id)).map(|id| (id, 1));
-        let freed = self.entries.iter().filter(|(id, e)| !is_live(e) && (1..capacity).contains(*id));
-        let mut freed: Vec<(u32, u32)> = freed.map(|(id, e)| (*id, entry_state(e).1.max(1))).collect();
+        let unused = (1..capacity).filter(|id| self.get(*id).is_none()).map(|id| (id, 1));
+        let freed = self.all().filter(|(id, e)| !is_live(e) && (1..capacity).contains(id));
+        let mut freed: Vec<(u32, u32)> = freed.map(|(id, e)| (id, entry_state(e).1.max(1))).collect();
         freed.sort_by_key(|(id, generation)| (*generation, *id));
         unused.chain(freed)
     }
