@@ -77,6 +77,10 @@ pub struct App<K> {
     view: NodeView,
     sync_retry: Retry,
     interface_retry: Retry,
+    /// Sockets may be connected to a backend that is gone: look again at the next heartbeat.
+    sockets_in_doubt: bool,
+    /// The error that the last look ended with.
+    socket_error: Option<String>,
     snapshot: Option<Arc<Snapshot>>,
     /// What is wrong between configuration and cluster.
     cluster_problems: Vec<Problem>,
@@ -108,6 +112,9 @@ impl<K: Kernel> App<K> {
             view: NodeView::default(),
             sync_retry: Retry::default(),
             interface_retry: Retry::default(),
+            // An agent that was killed may have freed a backend and not come to this.
+            sockets_in_doubt: true,
+            socket_error: None,
             snapshot: None,
             cluster_problems: Vec::new(),
             object_problems: Vec::new(),
@@ -172,7 +179,12 @@ impl<K: Kernel> App<K> {
                     self.sweep();
                     continue;
                 }
-                _ = heartbeat.tick() => {}
+                _ = heartbeat.tick() => {
+                    if self.sockets_in_doubt {
+                        self.sockets_in_doubt = false;
+                        self.abort_stale_sockets();
+                    }
+                }
             }
             self.write_status();
         }
@@ -261,6 +273,11 @@ impl<K: Kernel> App<K> {
         let took = began.elapsed();
         self.observer.synced(&snapshot, &self.view, &report, took);
         self.note(&snapshot, &report, took, now_unix_s);
+        if report.ops.freed + report.ops.backends > 0 {
+            self.abort_stale_sockets();
+            // A process that was about to connect while this looked is found by another look.
+            self.sockets_in_doubt = true;
+        }
         self.names.update(&snapshot.world, &self.state);
         if report.error.is_none() && !self.status.ready {
             self.become_ready();
@@ -329,6 +346,27 @@ impl<K: Kernel> App<K> {
                 error!(%error, "the ready file could not be written");
                 self.status.last_error = Some(error.to_string());
                 self.sync_retry.failed();
+            }
+        }
+    }
+
+    /// Aborts sockets whose backend is gone. What fails is told, and tried again at the next heartbeat.
+    fn abort_stale_sockets(&mut self) {
+        match self.kernel.abort_stale_sockets() {
+            Ok(aborted) => {
+                if aborted > 0 {
+                    info!(aborted, "UDP sockets of the node were connected to backends that are gone");
+                }
+                let old = self.socket_error.take();
+                if old.is_some() && old == self.status.last_error {
+                    self.status.last_error = None;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "UDP sockets of the node may stay connected to backends that are gone");
+                self.socket_error = Some(error.to_string());
+                self.status.last_error.clone_from(&self.socket_error);
+                self.sockets_in_doubt = true;
             }
         }
     }

@@ -9,7 +9,7 @@ use clap::Parser;
 use lb_common::Svc;
 use lb_user::app::{App, Inputs, InterfaceReport, Kernel, KernelError, Settings};
 use lb_user::config::RunArgs;
-use lb_user::model::{Key, Proto, Service, ServicePort, World};
+use lb_user::model::{Endpoint, Family, Key, Proto, Service, ServicePort, Slice, SlicePort, World};
 use lb_user::node::{Address, HostFacts, Kind, Link, Managed};
 use lb_user::sources::{Snapshot, SourceStatus};
 use lb_user::tables::fake::FakeTables;
@@ -26,6 +26,8 @@ struct State {
     settings: Vec<Settings>,
     refuse_dump: bool,
     sweeps: usize,
+    socket_looks: usize,
+    refuse_sockets: bool,
 }
 
 /// A kernel that the test can look into while the agent runs.
@@ -42,6 +44,8 @@ impl FakeKernel {
             settings: vec![],
             refuse_dump: false,
             sweeps: 0,
+            socket_looks: 0,
+            refuse_sockets: false,
         })))
     }
 
@@ -95,6 +99,14 @@ impl Kernel for FakeKernel {
     }
     fn tables(&mut self) -> &mut dyn LbTables {
         self
+    }
+    fn abort_stale_sockets(&mut self) -> Result<usize, KernelError> {
+        let mut state = self.state();
+        state.socket_looks += 1;
+        if state.refuse_sockets {
+            return Err(KernelError("no sockets for the test".into()));
+        }
+        Ok(0)
     }
     fn sweep(&mut self, _share: f64) -> Result<(), KernelError> {
         self.state().sweeps += 1;
@@ -312,4 +324,44 @@ async fn the_end_leaves_the_tables_and_takes_the_ready_file() {
     assert!(!found.running && !last.ready);
     assert_eq!(last.last_sync.expect("synced").generation, 7);
     assert_eq!(found.names["TCP4 :30001"], "default/b");
+}
+
+/// One Service with these endpoints.
+fn with_endpoints(addresses: &[&str]) -> World {
+    let mut world = world(&["a"]);
+    let endpoint = |addr: &&str| Endpoint {
+        addr: addr.parse().expect("address"),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node_name: None,
+        hints: None,
+    };
+    world.slices.insert(Slice {
+        key: Key::new("default", "a-1"),
+        service: "a".into(),
+        family: Family::V4,
+        ports: vec![SlicePort { name: "".into(), proto: Proto::Tcp, port: 8080 }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+    });
+    world
+}
+
+#[tokio::test]
+async fn sockets_are_looked_at_after_a_backend_has_gone_and_a_failure_is_told_but_stops_nothing() {
+    let agent = start(FakeKernel::new());
+    let looks = || agent.kernel.state().socket_looks;
+    agent.publish(1, with_endpoints(&["10.244.1.1", "10.244.1.2"]));
+    until("ready", || agent.is_ready()).await;
+    let before = looks();
+    agent.kernel.state().refuse_sockets = true;
+    agent.publish(2, with_endpoints(&["10.244.1.1"]));
+    until("a look", || looks() > before).await;
+    let says = |text: &str| agent.status().and_then(|s| s.last_error).is_some_and(|e| e.contains(text));
+    until("the error shows", || says("no sockets for the test")).await;
+    assert!(agent.is_ready());
+    agent.kernel.state().refuse_sockets = false;
+    agent.publish(3, with_endpoints(&["10.244.1.3"]));
+    until("the error is gone", || agent.status().is_some_and(|s| s.last_error.is_none())).await;
+    agent.stop().await;
 }

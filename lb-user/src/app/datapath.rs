@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use lb_common::config::IFACE_LOCAL_PODS;
+use lb_common::config::{IFACE_CAN_XDP_REDIRECT, IFACE_LOCAL_PODS};
 use lb_common::maps::progs;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::kernel::{InterfaceReport, Kernel, KernelError, Settings};
 use crate::config::{Config, SocketLb, XdpMode};
@@ -12,7 +12,8 @@ use crate::datapath::sockets::find_cgroup2;
 use crate::datapath::{
     self, AttachState, Datapath, DatapathError, MapSizes, NodeConfig, OpenOptions, WantedInterface,
 };
-use crate::node::{Managed, Role};
+use crate::node::sockets::{SocketTables, stale};
+use crate::node::{Managed, NetlinkError, Role};
 use crate::tables::LbTables;
 use crate::tables::aya::AyaTables;
 use crate::telemetry::status::InterfaceStatus;
@@ -86,8 +87,8 @@ fn wanted(m: &Managed) -> WantedInterface {
         addr4: m.addr4,
         addr6: m.addr6,
         mac: m.mac,
-        // XDP never redirects to another device: tc does, on every device.
-        flags: if m.local_pods { IFACE_LOCAL_PODS } else { 0 },
+        flags: if m.local_pods { IFACE_LOCAL_PODS } else { 0 }
+            | if m.takes_xdp_redirects { IFACE_CAN_XDP_REDIRECT } else { 0 },
     }
 }
 
@@ -100,6 +101,9 @@ fn report(state: &AttachState) -> InterfaceReport {
         .filter(|h| h.prog_id.is_some())
         .map(|h| format!("{} ({})", h.hook, h.mode))
         .collect();
+    let mut reasons: Vec<String> =
+        state.hooks.iter().map(|h| format!("{} {}: {}", h.hook, h.mode, h.reason)).collect();
+    reasons.extend(redirects(state).map(str::to_owned));
     let missing = state.hooks.iter().filter(|h| h.prog_id.is_none());
     InterfaceReport {
         status: InterfaceStatus {
@@ -107,9 +111,21 @@ fn report(state: &AttachState) -> InterfaceReport {
             name: state.ifname.clone(),
             role: state.role.to_string(),
             hooks: attached.join(", "),
-            reasons: state.hooks.iter().map(|h| format!("{} {}: {}", h.hook, h.mode, h.reason)).collect(),
+            reasons,
         },
         failed: missing.into_iter().any(|h| h.hook.starts_with("tc")),
+    }
+}
+
+/// Whether other uplinks' XDP sends out of this one itself, in words.
+fn redirects(state: &AttachState) -> Option<&'static str> {
+    let xdp = state.hooks.iter().any(|h| h.hook == "xdp" && h.prog_id.is_some());
+    match (state.role, state.takes_redirects) {
+        (datapath::Role::Uplink, true) => Some("xdp redirect: takes frames of other uplinks"),
+        (datapath::Role::Uplink, false) if xdp => {
+            Some("xdp redirect: the device takes none; tc sends frames of other uplinks out of it")
+        }
+        _ => None,
     }
 }
 
@@ -213,6 +229,22 @@ impl Kernel for RealKernel {
 
     fn tables(&mut self) -> &mut dyn LbTables {
         &mut self.tables
+    }
+
+    fn abort_stale_sockets(&mut self) -> Result<usize, KernelError> {
+        let refused = |e: NetlinkError| KernelError(format!("UDP sockets of removed backends: {e}"));
+        let mut tables = SocketTables::open().map_err(|e| refused(e.into()))?;
+        let connected = tables.connected_udp().map_err(refused)?;
+        let looked = connected.len();
+        let maps = &self.tables;
+        let gone = stale(connected, |key| maps.sock(key), |family, id| maps.backend(family, id))
+            .map_err(|e| KernelError(e.to_string()))?;
+        let mut aborted = 0;
+        for socket in &gone {
+            aborted += usize::from(tables.abort(socket).map_err(refused)?);
+        }
+        debug!(looked, stale = gone.len(), aborted, "looked at connected UDP sockets");
+        Ok(aborted)
     }
 
     fn sweep(&mut self, share: f64) -> Result<(), KernelError> {

@@ -78,6 +78,9 @@ pub trait Kernel {
     fn sync_interfaces(&mut self, wanted: &[Managed]) -> Result<Vec<InterfaceReport>, KernelError>;
     /// The tables.
     fn tables(&mut self) -> &mut dyn LbTables;
+    /// Aborts the node's own connected UDP sockets whose backend is gone or serves no more, so that their processes
+    /// connect again; gives their number.
+    fn abort_stale_sockets(&mut self) -> Result<usize, KernelError>;
     /// Sweeps the next slice: this share (0..1) of the flow records.
     fn sweep(&mut self, share: f64) -> Result<(), KernelError>;
 }

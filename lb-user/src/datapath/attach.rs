@@ -139,6 +139,9 @@ pub struct AttachState {
     pub role: Role,
     /// Every step taken, in order.
     pub hooks: Vec<HookState>,
+    /// XDP may redirect frames of other devices to it: it was wanted, and our program is attached natively (some
+    /// drivers have a queue for such frames only while a program is).
+    pub takes_redirects: bool,
 }
 
 /// One step of the ladder.
@@ -292,7 +295,14 @@ pub fn attach_interface(
         hooks.push(ensure(links, wanted.ifindex, HookPoint::TcIngress, programs.get(ingress)?)?);
     }
     hooks.push(ensure(links, wanted.ifindex, HookPoint::TcEgress, programs.get(egress)?)?);
-    Ok(AttachState { ifname: wanted.name.clone(), ifindex: wanted.ifindex, role: wanted.role, hooks })
+    let native = hooks.iter().any(|h| h.mode == HookPoint::XdpNative.mode() && h.prog_id.is_some());
+    Ok(AttachState {
+        ifname: wanted.name.clone(),
+        ifindex: wanted.ifindex,
+        role: wanted.role,
+        hooks,
+        takes_redirects: native && wanted.flags & config::IFACE_CAN_XDP_REDIRECT != 0,
+    })
 }
 
 /// Makes one hook run `prog`. A refusal of the kernel is a state, not an error.

@@ -25,6 +25,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use lb_common::config::IFACE_CAN_XDP_REDIRECT;
 use lb_common::flow::SWEEP_MAX;
 use lb_common::maps::{self, progs};
 use lb_common::{Config, Iface};
@@ -234,12 +235,24 @@ impl Datapath {
 
     fn sync_interface(&self, wanted: &WantedInterface) -> Result<AttachState, DatapathError> {
         let kernel = |e| DatapathError::kernel(maps::IFACES, e);
-        // The role first: the program may run the moment it is attached.
-        let entry = wanted.entry();
-        if self.ifaces.get(&wanted.ifindex).map_err(kernel)? != Some(entry) {
-            self.ifaces.put(&wanted.ifindex, &entry).map_err(kernel)?;
+        let old = self.ifaces.get(&wanted.ifindex).map_err(kernel)?;
+        let write = |entry: Iface| self.ifaces.put(&wanted.ifindex, &entry).map_err(kernel);
+        // The role first: the program may run the moment it is attached. Redirects are a matter for afterwards.
+        let mut entry = wanted.entry();
+        entry.flags &= !IFACE_CAN_XDP_REDIRECT | old.map_or(0, |o| o.flags);
+        if old != Some(entry) {
+            write(entry)?;
         }
-        attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)
+        let state = attach::attach_interface(&self.pins.links, &self.programs, self.xdp_mode, wanted)?;
+        let flags = if state.takes_redirects {
+            entry.flags | IFACE_CAN_XDP_REDIRECT
+        } else {
+            entry.flags & !IFACE_CAN_XDP_REDIRECT
+        };
+        if flags != entry.flags {
+            write(Iface { flags, ..entry })?;
+        }
+        Ok(state)
     }
 
     /// Attaches the socket hooks to a cgroup v2 directory; `None` detaches them. Doing it again changes nothing.

@@ -44,6 +44,9 @@ pub struct Managed {
     pub addr6: Option<Ipv6Addr>,
     /// Hardware address; zeros without one.
     pub mac: [u8; 6],
+    /// XDP may redirect to it. Never so for what faces pods: a packet for a local pod goes up the stack, where
+    /// network policies are.
+    pub takes_xdp_redirects: bool,
 }
 
 /// Gives every interface its role. `node_addresses` are those of the Node object, when it is known;
@@ -73,6 +76,7 @@ pub fn classify(
                     IpAddr::V4(_) => None,
                 }),
                 mac: link.mac.unwrap_or_default(),
+                takes_xdp_redirects: role == Role::Uplink && link.takes_xdp_redirects,
             }
         })
     };
@@ -171,7 +175,8 @@ pub(super) mod tests {
         let mut f = HostFacts::default();
         let mut link = |index: u32, name: &str, kind, controller| {
             let mac = Some([2, 0, 0, 0, 0, index as u8]);
-            f.links.insert(index, Link { index, name: name.into(), kind, up: true, controller, mac });
+            let link = Link { index, name: name.into(), kind, up: true, controller, mac, ..Link::default() };
+            f.links.insert(index, link);
         };
         link(1, "lo", Kind::Loopback, None);
         link(2, "eth0", Kind::Other, None);
@@ -256,6 +261,19 @@ pub(super) mod tests {
         assert_eq!(local(&[mode, "none"]), [""; 0]);
         assert_eq!(local(&[mode, "node-cidr"]), [""; 0]);
         assert_eq!(local(&[mode, "cluster-cidr", "--cluster-cidr", "10.0.0.0/8"]), [""; 0]);
+    }
+
+    #[test]
+    fn only_uplinks_are_redirected_to_and_only_those_that_can() {
+        let mut f = host();
+        f.links.values_mut().for_each(|link| link.takes_xdp_redirects = true);
+        let targets = |f: &HostFacts| {
+            let got = classify(f, &config(&[]), &["10.9.0.1".parse().expect("ip")], &BTreeSet::new());
+            got.into_iter().filter(|m| m.takes_xdp_redirects).map(|m| m.name).collect::<Vec<_>>()
+        };
+        assert_eq!(targets(&f), ["eth0", "eth1"]);
+        f.links.get_mut(&3).expect("eth1").takes_xdp_redirects = false;
+        assert_eq!(targets(&f), ["eth0"]);
     }
 
     #[test]

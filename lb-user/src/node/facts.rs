@@ -38,6 +38,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Hardware address, when it is an Ethernet one.
     pub mac: Option<[u8; 6]>,
+    /// It sends frames that XDP programs of other devices redirect to it. False where that is not known.
+    pub takes_xdp_redirects: bool,
 }
 
 /// One address of an interface.

@@ -1,4 +1,4 @@
-//! Follows the host's interfaces, addresses and default routes through rtnetlink.
+//! Follows the host's interfaces, addresses, default routes and XDP abilities through netlink.
 //!
 //! A notification only says *that* something changed; the truth is always a fresh dump, so a lost or reordered
 //! notification cannot leave a wrong picture behind. Bursts are coalesced. When the socket fails it is opened
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::facts::{Address, HostFacts, Kind, Link};
+use super::xdp_features::{self, Changes};
 
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
@@ -64,18 +65,20 @@ impl LinkWatch {
     pub async fn start() -> Result<LinkWatch, LinkError> {
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
         let connection = AbortOnDrop(tokio::spawn(connection));
-        let first = dump(&handle).await?;
+        // Before the first look, or what changes in between is never told.
+        let abilities = listen();
+        let first = dump(&handle, abilities.is_some()).await?;
         let (send, facts) = watch::channel(first);
         let task = tokio::spawn(async move {
-            let mut session = Some((connection, handle, messages));
+            let mut session = Some((connection, handle, messages, abilities));
             loop {
-                if let Some((connection, handle, mut messages)) = session.take() {
-                    follow(&handle, &mut messages, &send).await;
+                if let Some((connection, handle, mut messages, mut abilities)) = session.take() {
+                    follow(&handle, &mut messages, &mut abilities, &send).await;
                     drop(connection);
                 }
                 tokio::time::sleep(REOPEN).await;
                 match rtnetlink::new_multicast_connection(&GROUPS) {
-                    Ok((c, h, m)) => session = Some((AbortOnDrop(tokio::spawn(c)), h, m)),
+                    Ok((c, h, m)) => session = Some((AbortOnDrop(tokio::spawn(c)), h, m, listen())),
                     Err(error) => warn!(%error, "netlink socket refused; interfaces are not followed"),
                 }
             }
@@ -92,14 +95,33 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Publishes a fresh dump after each burst of notifications, until the socket fails.
+/// Listens for changes of the devices' XDP abilities. Without that nothing is taken for able: what became of an
+/// ability would not be noticed.
+fn listen() -> Option<Changes> {
+    Changes::listen()
+        .inspect_err(
+            |error| warn!(%error, "XDP abilities are not followed; XDP redirects to no other device"),
+        )
+        .ok()
+}
+
+/// Waits for a change of some device's XDP ability.
+async fn ability_changed(abilities: &mut Option<Changes>) -> std::io::Result<()> {
+    match abilities {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Publishes a fresh dump after each burst of notifications, until a socket fails.
 async fn follow<M>(
     handle: &Handle,
     messages: &mut (impl StreamExt<Item = M> + Unpin),
+    abilities: &mut Option<Changes>,
     send: &watch::Sender<HostFacts>,
 ) {
     loop {
-        match dump(handle).await {
+        match dump(handle, abilities.is_some()).await {
             Ok(facts) => {
                 send.send_if_modified(|old| {
                     let changed = *old != facts;
@@ -114,10 +136,24 @@ async fn follow<M>(
                 return;
             }
         }
-        match tokio::time::timeout(RESYNC, messages.next()).await {
+        let next = async {
+            tokio::select! {
+                message = messages.next() => Some(message),
+                changed = ability_changed(abilities) => match changed {
+                    // At once: a device that no longer takes redirects loses every frame.
+                    Ok(()) => None,
+                    Err(error) => {
+                        warn!(%error, "XDP abilities are no longer followed");
+                        Some(None)
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(RESYNC, next).await {
             Err(_elapsed) => continue,
-            Ok(None) => return,
-            Ok(Some(_)) => {}
+            Ok(None) => continue,
+            Ok(Some(None)) => return,
+            Ok(Some(Some(_))) => {}
         }
         // Take what follows at once, but for no longer than a few settle times: a stream of changes must not
         // starve the dump.
@@ -132,12 +168,15 @@ async fn follow<M>(
     }
 }
 
-async fn dump(handle: &Handle) -> Result<HostFacts, LinkError> {
+async fn dump(handle: &Handle, with_abilities: bool) -> Result<HostFacts, LinkError> {
     let mut facts = HostFacts::default();
     let mut links = handle.link().get().execute();
     while let Some(message) = links.try_next().await? {
         let link = link_of(&message);
         facts.links.insert(link.index, link);
+    }
+    if with_abilities {
+        take_abilities(&mut facts);
     }
     let mut addresses = handle.address().get().execute();
     while let Some(message) = addresses.try_next().await? {
@@ -154,6 +193,18 @@ async fn dump(handle: &Handle) -> Result<HostFacts, LinkError> {
         }
     }
     Ok(facts)
+}
+
+/// Fills in which devices take XDP redirects. What cannot be read is taken for unable.
+fn take_abilities(facts: &mut HostFacts) {
+    match xdp_features::read() {
+        Ok(all) => {
+            for (index, link) in &mut facts.links {
+                link.takes_xdp_redirects = all.get(index).is_some_and(|f| f.takes_redirects());
+            }
+        }
+        Err(error) => warn!(%error, "XDP abilities cannot be read"),
+    }
 }
 
 fn link_of(message: &LinkMessage) -> Link {

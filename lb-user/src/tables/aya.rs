@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use lb_common::service::RANGE_ID_BITS;
-use lb_common::{A4, A6, Backend, Config, RangeKey, Svc, SvcKey, maps};
+use lb_common::{A4, A6, Backend, Config, RangeKey, Sock, SockKey, Svc, SvcKey, maps};
 
 use super::seen::Seen;
 use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
 use crate::datapath::DatapathError;
 use crate::datapath::sys::SysError;
 use crate::datapath::table::Table;
+use crate::model::Family;
 use lb_common::Flow;
 
 /// The service tables in the kernel.
@@ -27,6 +28,7 @@ pub struct AyaTables {
     slots: Table<u32, u32>,
     ranges4: Table<RangeKey<A4>, u32>,
     ranges6: Table<RangeKey<A6>, u32>,
+    socks: Table<SockKey, Sock>,
     config: Arc<Mutex<Table<u32, Config>>>,
     seen: Arc<Mutex<Seen>>,
     flow_capacities: [u32; 2],
@@ -45,6 +47,7 @@ impl AyaTables {
             slots: Table::open(dir, maps::SLOTS)?,
             ranges4: Table::open(dir, maps::RANGES4)?,
             ranges6: Table::open(dir, maps::RANGES6)?,
+            socks: Table::open(dir, maps::SOCKS)?,
             config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
             seen: Arc::new(Mutex::new(
                 Seen::open(Table::open(dir, maps::SEEN)?)
@@ -97,6 +100,19 @@ impl AyaTables {
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the socket hooks have noted under a key.
+    pub fn sock(&self, key: &SockKey) -> Result<Option<Sock>, SysError> {
+        self.socks.get(key)
+    }
+
+    /// A backend of a family; none for an id that its array does not have.
+    pub fn backend(&self, family: Family, id: u32) -> Result<Option<BackendEntry>, SysError> {
+        match family {
+            Family::V4 => Ok(self.backends4.get(&id)?.map(BackendEntry::V4)),
+            Family::V6 => Ok(self.backends6.get(&id)?.map(BackendEntry::V6)),
+        }
     }
 
     /// The configuration element.

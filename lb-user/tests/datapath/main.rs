@@ -1,5 +1,6 @@
 //! The datapath on the real kernel; needs root, and for `object` the built kernel object (`cargo xtask test`).
 
+mod host;
 mod lab;
 mod object;
 mod plumbing;
