@@ -32,7 +32,8 @@ fn a_veth_takes_redirects_only_while_its_peer_can_receive_them_and_every_change_
         runtime.block_on(async {
             let mut changes = Changes::listen().expect("a socket");
             for gro in ["on", "off", "on"] {
-                let done = Command::new("ethtool").args(["-K", "wanp", "gro", gro]).status().expect("ethtool");
+                let done =
+                    Command::new("ethtool").args(["-K", "wanp", "gro", gro]).status().expect("ethtool");
                 assert!(done.success());
                 tokio::time::timeout(DEADLINE, changes.next()).await.expect("told").expect("a change");
                 assert_eq!(takes_redirects(index), gro == "on", "GRO {gro}");
