@@ -80,6 +80,8 @@ struct Sample {
 fn stage(setup: &mut Setup, services: u32) -> Result<Vec<Cell>> {
     let net = Net::build(FIRST_RIVAL + RIVALS.len() as u8 - 1)?;
     let world = |node| World { node, services, backends: BACKENDS, endpoints: ENDPOINTS };
+    // First: what XDP may redirect to is what can take it when the agent looks.
+    let links = attach(setup, &net)?;
     let mut agents = Vec::new();
     for (node, mode) in [(FAIRWAY, "auto"), (FAIRWAY_TC, "off")] {
         let flags = ["--max-flows", "1048576", "--xdp-mode", mode];
@@ -91,7 +93,6 @@ fn stage(setup: &mut Setup, services: u32) -> Result<Vec<Cell>> {
         let loaded = rival.load(net.node(node).ns(), &rival.rules(&world(node)));
         loaded.and_then(Loaded::done).with_context(|| rival.name())?;
     }
-    let links = attach(setup, &net)?;
     let mut lanes = lanes(&net)?;
     let cells = measure(setup, &mut lanes, services)?;
     drop(links);

@@ -76,7 +76,8 @@ impl Stage {
         let net = Net::build(1)?;
         let world = World { node: NODE, services: self.services, backends: BACKENDS, endpoints: ENDPOINTS };
         let max_flows = (self.flows * 4 + setup.pick(ROOM, ROOM / 16)).next_power_of_two().to_string();
-        let flags = ["--max-flows", &max_flows];
+        // Native whatever the far ends of the cables can do: no frame ever leaves here.
+        let flags = ["--max-flows", &max_flows, "--xdp-mode", "native"];
         let mut fairway = Fairway::start(&net, NODE, world.objects(), &flags)?;
         fairway.freeze()?;
         let node = net.node(NODE).ns().clone();

@@ -31,14 +31,14 @@ struct World {
 
 impl World {
     /// Two nodes; the Service's only pod is on the second, the client asks the first one on a cable of its own.
-    fn new() -> Result<World> {
+    fn new(xdp_mode: &str) -> Result<World> {
         let cluster = Cluster::build(ClusterSpec { nodes: 2, pods_per_node: 1, ..ClusterSpec::default() })?;
         let server = PodServer::start(cluster.pod(2, 1), 80)?;
         let manifests = ManifestDir::new(&cluster)?;
         let web = cluster.service("web").port(8088).target(80).node_port(NODE_PORT);
         manifests.apply(&web.pods([cluster.pod(2, 1)]))?;
         plug(cluster.client(), cluster.node(1))?;
-        let flags = ["--interface", "eth0", "--interface", "eth1", "--xdp-mode", "native"];
+        let flags = ["--interface", "eth0", "--interface", "eth1", "--xdp-mode", xdp_mode];
         let agent = cluster.node(1).start_agent(&AgentSpec::manifests(manifests.path()).flags(flags))?;
         Ok(World { cluster, _agent: agent, _server: server, _manifests: manifests })
     }
@@ -141,7 +141,7 @@ fn reasons(node: &Node, device: &str) -> Result<String> {
 
 #[test]
 fn xdp_redirects_between_uplinks_that_can_and_tc_serves_those_that_cannot() -> Result<()> {
-    let w = World::new()?;
+    let w = World::new("native")?;
     assert!(is_target(w.node(), "eth0")?, "the switch's ports run XDP");
     assert!(!is_target(w.node(), "eth1")?, "the client's end runs neither XDP nor GRO");
     w.all_answer()?;
@@ -165,7 +165,10 @@ fn xdp_redirects_between_uplinks_that_can_and_tc_serves_those_that_cannot() -> R
 
 #[test]
 fn a_device_that_loses_the_ability_under_traffic_is_served_by_tc_at_once() -> Result<()> {
-    let w = World::new()?;
+    let w = World::new("auto")?;
+    let without = reasons(w.node(), "eth1")?;
+    assert!(without.contains("would lose what XDP sends back"), "no XDP at all there: {without}");
+    w.all_answer()?;
     w.far_end(true)?;
     eventually("eth1 is a target", || is_target(w.node(), "eth1"))?;
     let dst = SocketAddr::new(NODE[0].parse()?, NODE_PORT);
@@ -186,7 +189,7 @@ fn a_device_that_loses_the_ability_under_traffic_is_served_by_tc_at_once() -> Re
 
 #[test]
 fn what_faces_a_pod_is_never_redirected_to_whatever_its_device_can() -> Result<()> {
-    let w = World::new()?;
+    let w = World::new("auto")?;
     ethtool(&w.cluster.pod(1, 1).ns, "eth0", &["gro", "on"])?;
     w.far_end(true)?;
     // The pod's end came first, so what the agent has seen has that, too.

@@ -89,6 +89,7 @@ fn wanted(m: &Managed) -> WantedInterface {
         mac: m.mac,
         flags: if m.local_pods { IFACE_LOCAL_PODS } else { 0 }
             | if m.takes_xdp_redirects { IFACE_CAN_XDP_REDIRECT } else { 0 },
+        loses_xdp_frames: m.loses_xdp_frames,
     }
 }
 
@@ -139,6 +140,7 @@ fn loopback() -> WantedInterface {
         addr6: None,
         mac: [0; 6],
         flags: 0,
+        loses_xdp_frames: false,
     }
 }
 

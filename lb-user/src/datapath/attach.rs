@@ -60,7 +60,8 @@ pub enum XdpMode {
     /// Native where the device can, else tc alone.
     #[default]
     Auto,
-    /// As `auto`, but a device that cannot is worth a problem report.
+    /// As `auto`, but a device that cannot is worth a problem report, and one that loses what XDP sends back gets it
+    /// all the same.
     Native,
     /// Generic XDP.
     Generic,
@@ -110,6 +111,8 @@ pub struct WantedInterface {
     pub mac: [u8; 6],
     /// `IFACE_CAN_*` abilities.
     pub flags: u32,
+    /// Native XDP there would lose every frame that it sends back.
+    pub loses_xdp_frames: bool,
 }
 
 impl WantedInterface {
@@ -284,6 +287,7 @@ pub fn attach_interface(
     };
     let mut hooks = Vec::new();
     let xdp = match (wanted.role, mode) {
+        (Role::Uplink, XdpMode::Auto) if wanted.loses_xdp_frames => None,
         (Role::Uplink, XdpMode::Auto | XdpMode::Native) => Some(HookPoint::XdpNative),
         (Role::Uplink, XdpMode::Generic) => Some(HookPoint::XdpGeneric),
         _ => None,
@@ -304,7 +308,12 @@ pub fn attach_interface(
             mode: "off".to_owned(),
             prog_id: None,
             link_id: None,
-            reason: "switched off by --xdp-mode".to_owned(),
+            reason: if mode == XdpMode::Off {
+                "switched off by --xdp-mode"
+            } else {
+                "the veth's other end has neither XDP nor GRO and would lose what XDP sends back"
+            }
+            .to_owned(),
         }),
         None => {}
     }

@@ -47,6 +47,8 @@ pub struct Managed {
     /// XDP may redirect to it. Never so for what faces pods: a packet for a local pod goes up the stack, where
     /// network policies are.
     pub takes_xdp_redirects: bool,
+    /// Native XDP on it loses every frame that it sends back: a veth whose peer cannot receive such frames.
+    pub loses_xdp_frames: bool,
 }
 
 /// Gives every interface its role. `node_addresses` are those of the Node object, when it is known;
@@ -77,6 +79,7 @@ pub fn classify(
                 }),
                 mac: link.mac.unwrap_or_default(),
                 takes_xdp_redirects: role == Role::Uplink && link.takes_xdp_redirects,
+                loses_xdp_frames: link.kind == Kind::Veth && !link.takes_xdp_redirects,
             }
         })
     };
@@ -274,6 +277,18 @@ pub(super) mod tests {
         assert_eq!(targets(&f), ["eth0", "eth1"]);
         f.links.get_mut(&3).expect("eth1").takes_xdp_redirects = false;
         assert_eq!(targets(&f), ["eth0"]);
+    }
+
+    #[test]
+    fn native_xdp_on_a_veth_loses_frames_unless_its_peer_can_receive_them() {
+        let mut f = host();
+        let loses = |f: &HostFacts, name: &str| {
+            let got = classify(f, &config(&["--interface", name]), &[], &BTreeSet::new());
+            got.iter().any(|m| m.name == name && m.role == Role::Uplink && m.loses_xdp_frames)
+        };
+        assert!(loses(&f, "odd-name") && !loses(&f, "eth0"));
+        f.links.values_mut().for_each(|link| link.takes_xdp_redirects = true);
+        assert!(!loses(&f, "odd-name"));
     }
 
     #[test]

@@ -105,11 +105,35 @@ fn listen() -> Option<Changes> {
         .ok()
 }
 
-/// Waits for a change of some device's XDP ability.
-async fn ability_changed(abilities: &mut Option<Changes>) -> std::io::Result<()> {
-    match abilities {
-        Some(changes) => changes.next().await,
-        None => std::future::pending().await,
+/// What ended a wait.
+enum Told {
+    /// A link, address or route has changed; more may follow at once.
+    Change,
+    /// A device can do something else for XDP, or nothing was told for long: look now. One that no longer takes
+    /// redirects loses every frame.
+    Look,
+    /// A socket has failed.
+    End,
+}
+
+/// Waits until something is told, at most [`RESYNC`].
+async fn wait<M>(messages: &mut (impl StreamExt<Item = M> + Unpin), abilities: &mut Option<Changes>) -> Told {
+    let ability = async {
+        match abilities {
+            Some(changes) => changes.next().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        message = messages.next() => if message.is_some() { Told::Change } else { Told::End },
+        changed = ability => match changed {
+            Ok(()) => Told::Look,
+            Err(error) => {
+                warn!(%error, "XDP abilities are no longer followed");
+                Told::End
+            }
+        },
+        () = tokio::time::sleep(RESYNC) => Told::Look,
     }
 }
 
@@ -136,24 +160,10 @@ async fn follow<M>(
                 return;
             }
         }
-        let next = async {
-            tokio::select! {
-                message = messages.next() => Some(message),
-                changed = ability_changed(abilities) => match changed {
-                    // At once: a device that no longer takes redirects loses every frame.
-                    Ok(()) => None,
-                    Err(error) => {
-                        warn!(%error, "XDP abilities are no longer followed");
-                        Some(None)
-                    }
-                }
-            }
-        };
-        match tokio::time::timeout(RESYNC, next).await {
-            Err(_elapsed) => continue,
-            Ok(None) => continue,
-            Ok(Some(None)) => return,
-            Ok(Some(Some(_))) => {}
+        match wait(messages, abilities).await {
+            Told::Look => continue,
+            Told::End => return,
+            Told::Change => {}
         }
         // Take what follows at once, but for no longer than a few settle times: a stream of changes must not
         // starve the dump.

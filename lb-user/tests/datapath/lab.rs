@@ -127,5 +127,6 @@ pub fn wanted(ifindex: u32, name: &str, role: Role) -> WantedInterface {
         addr6: None,
         mac: [2, 0, 0, 0, 0, 1],
         flags: 0,
+        loses_xdp_frames: false,
     }
 }
