@@ -57,6 +57,9 @@ impl Bench {
             servers.push(PodServer::start(pod, 80)?);
             servers.push(PodServer::start_in(&pod.ns, &format!("{}:8081", pod.name), 8081)?);
         }
+        // The kernel's own refusals, on ports without a Service, must not run out while many rows run.
+        let unlimited = ["ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"].map(|key| (key.into(), "0".into()));
+        cluster.nodes().iter().try_for_each(|node| node.ns().sysctl(&unlimited))?;
         let via = cluster.node(3).address();
         let routes = [SERVICES_V4, OUTSIDE_V4].map(|range| format!("route add {range} via {}\n", via.v4));
         let routes6 = [SERVICES_V6, OUTSIDE_V6].map(|range| format!("route add {range} via {}\n", via.v6));

@@ -19,6 +19,8 @@ pub struct Frame<const XDP: bool> {
     pub bytes: Vec<u8>,
     pub ifindex: u32,
     pub fib: Fib,
+    /// By how many bytes it can grow.
+    pub tailroom: usize,
 }
 
 impl<const XDP: bool> Packet for Frame<XDP> {
@@ -48,8 +50,11 @@ impl<const XDP: bool> Packet for Frame<XDP> {
         self.fib
     }
     fn resize(&mut self, len: usize) -> bool {
-        self.bytes.resize(len, 0);
-        true
+        let fits = len.saturating_sub(self.bytes.len()) <= self.tailroom;
+        if fits {
+            self.bytes.resize(len, 0);
+        }
+        fits
     }
 }
 
@@ -118,6 +123,8 @@ pub struct Sim {
     /// What was counted last: how the packet ended.
     pub last: Cell<Reason>,
     pub tick: Cell<u32>,
+    /// By how many bytes a frame at XDP can grow; at tc, by any number.
+    pub tailroom: Cell<usize>,
     pub counts: RefCell<HashMap<Reason, u64>>,
 }
 
@@ -148,6 +155,7 @@ impl Sim {
             limit: Cell::default(),
             last: Cell::new(Reason::NotIp),
             tick: Cell::new(1_000),
+            tailroom: Cell::new(usize::MAX),
             counts: RefCell::default(),
         }
     }
@@ -329,13 +337,14 @@ pub fn assert_sums<F: Family>(b: &[u8]) {
 
 /// The tuple a frame carries.
 pub fn tuple<F: Family, const X: bool>(bytes: &[u8]) -> FlowKey<F::A> {
-    let f = Frame::<X> { bytes: bytes.to_vec(), ifindex: 0, fib: Fib::default() };
+    let f = Frame::<X> { bytes: bytes.to_vec(), ifindex: 0, fib: Fib::default(), tailroom: 0 };
     lb_ebpf::parse::parse::<_, F>(&f).expect("a whole packet").key
 }
 
 /// Runs one hook over a frame as the kernel does: the fast program, then the slow one if it asks for it.
 pub fn hook<const X: bool>(s: &Sim, side: Side, ifindex: u32, fib: Fib, bytes: &[u8]) -> (End, Vec<u8>) {
-    let mut f = Frame::<X> { bytes: bytes.to_vec(), ifindex, fib };
+    let tailroom = if X { s.tailroom.get() } else { usize::MAX };
+    let mut f = Frame::<X> { bytes: bytes.to_vec(), ifindex, fib, tailroom };
     let mut end = run(&mut f, s, side);
     if end.verdict == Verdict::Slow {
         end = run_slow(&mut f, s, side);
