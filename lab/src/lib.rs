@@ -27,5 +27,5 @@ pub use agent::{Agent, AgentSpec, Source};
 pub use cluster::{Cluster, Pod};
 pub use node::Node;
 pub use ns::Ns;
-pub use objects::{ManifestDir, ServiceBuilder};
+pub use objects::{Conditions, Endpoint, ManifestDir, ServiceBuilder, ServicePort};
 pub use spec::{ClusterSpec, Cni, InterNode, Masquerade};

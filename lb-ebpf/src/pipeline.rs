@@ -180,7 +180,7 @@ fn check<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>, p: &Parsed<F::A>)
     };
     if valid {
         if p.is_tcp() && p.is_syn() && f.is_closed() {
-            return Known::Reselect(f.seq);
+            return Known::Reselect(f.seq ^ f.last_tick ^ f.born_tick.rotate_left(16));
         }
         return Known::Use;
     }

@@ -50,7 +50,9 @@ pub fn reject<P: Packet, F: Family, T: Tables<F>>(
     }
     let done = if parsed.is_tcp() { reset::<P, F>(p, parsed) } else { unreachable::<P, F>(p, parsed) };
     if !done {
-        return End::drop(Reason::RewriteFailed);
+        // XDP cannot lengthen a frame whose buffer ends with it (a small one on a veth); tc can, and the frame is as
+        // it came.
+        return if P::IS_XDP { End::pass(Reason::ToTc) } else { End::drop(Reason::RewriteFailed) };
     }
     bounce(p, role, reason)
 }

@@ -309,6 +309,19 @@ fn an_empty_service_resets_tcp_and_answers_udp_with_port_unreachable() {
 }
 
 #[test]
+fn a_frame_that_xdp_cannot_lengthen_is_refused_by_tc() {
+    let w = world::<V6>(&[], 64);
+    w.sim.tailroom.set(0);
+    let asked = request::<V6>(17, 4000, 0);
+    let (e, out) = ingress::<true>(&w.sim, Role::Uplink, UPLINK, route_out(9), &asked);
+    assert_eq!((e.verdict, e.reason), (Verdict::Pass, Reason::ToTc));
+    assert_eq!(out, asked, "as it came");
+    let (e, icmp) = ingress::<false>(&w.sim, Role::Uplink, UPLINK, route_out(9), &out);
+    assert_eq!((e.verdict, e.reason), (Verdict::Redirect, Reason::ResetNoEndpoint));
+    assert_sums::<V6>(&icmp);
+}
+
+#[test]
 fn new_flows_spread_evenly_over_the_backends() {
     let n: Vec<(u16, bool)> = (200..204).map(|n| (n, true)).collect();
     let w = world::<V4>(&n, 16_384);

@@ -49,12 +49,14 @@ pub struct Frame<'a, const XDP: bool> {
     ifindex: u32,
     hook: Hook,
     fib: &'a FakeFib,
+    /// By how many bytes it can grow.
+    pub tailroom: usize,
 }
 
 impl<'a, const XDP: bool> Frame<'a, XDP> {
     /// A copy of `bytes` (from the destination MAC on) at a hook of an interface.
     pub fn new(bytes: &[u8], ifindex: u32, hook: Hook, fib: &'a FakeFib) -> Self {
-        Frame { bytes: UnsafeCell::new(bytes.to_vec()), ifindex, hook, fib }
+        Frame { bytes: UnsafeCell::new(bytes.to_vec()), ifindex, hook, fib, tailroom: usize::MAX }
     }
     /// The frame as the datapath left it.
     pub fn into_bytes(self) -> Vec<u8> {
@@ -110,8 +112,12 @@ impl<const XDP: bool> Packet for Frame<'_, XDP> {
         self.fib.routes.get(&q.dst).copied().unwrap_or(self.fib.other)
     }
     fn resize(&mut self, len: usize) -> bool {
-        self.bytes.get_mut().resize(len, 0);
-        true
+        let bytes = self.bytes.get_mut();
+        let fits = len.saturating_sub(bytes.len()) <= self.tailroom;
+        if fits {
+            bytes.resize(len, 0);
+        }
+        fits
     }
 }
 
@@ -136,6 +142,9 @@ pub fn hook<const X: bool>(
 ) -> (End, Vec<u8>) {
     let fib = fib.into();
     let mut f = Frame::<X>::new(bytes, ifindex, hook_of(X, side), &fib);
+    if X {
+        f.tailroom = s.tailroom.get();
+    }
     let mut end = run(&mut f, s, side);
     if end.verdict == Verdict::Slow {
         end = run_slow(&mut f, s, side);

@@ -92,6 +92,8 @@ pub struct Sim {
     pub limit: Cell<Bucket>,
     /// What was counted last: how the packet ended.
     pub last: Cell<Reason>,
+    /// By how many bytes a frame at XDP can grow; at tc, by any number.
+    pub tailroom: Cell<usize>,
     /// Now.
     pub tick: Cell<u32>,
     /// What was counted, per hook.
@@ -126,6 +128,7 @@ impl Sim {
             seen: RefCell::default(),
             limit: Cell::default(),
             last: Cell::new(Reason::NotIp),
+            tailroom: Cell::new(usize::MAX),
             tick: Cell::new(1_000),
             counts: RefCell::default(),
         }
