@@ -12,11 +12,13 @@
 pub mod address;
 pub mod agent;
 pub mod cluster;
-pub mod demo;
 pub mod confine;
+pub mod demo;
+pub mod grow;
 pub mod node;
 pub mod ns;
 pub mod objects;
+pub mod objects_extra;
 mod offload;
 mod plumbing;
 pub mod residue;
