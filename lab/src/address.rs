@@ -39,6 +39,16 @@ pub fn client() -> Dual {
     underlay(200)
 }
 
+/// A router on the switch, in clusters that have one.
+pub fn router() -> Dual {
+    underlay(250)
+}
+
+/// The network beyond that router: 1 is the router, 2 the host there.
+pub fn far(host: u8) -> Dual {
+    Dual { v4: Ipv4Addr::new(198, 51, 100, host), v6: Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, host.into()) }
+}
+
 /// Node `node` on the switch.
 pub fn node(node: u8) -> Dual {
     underlay(10 + node)

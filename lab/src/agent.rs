@@ -46,6 +46,8 @@ pub struct AgentSpec {
     pub environment: Vec<(String, String)>,
     /// The executable; [`binary`] if not told.
     pub binary: Option<PathBuf>,
+    /// The cgroup v2 directory; the machine's if not told.
+    pub cgroup: Option<PathBuf>,
     /// In a process group of its own: a Ctrl-C at the terminal does not reach it.
     pub own_group: bool,
 }
@@ -80,6 +82,13 @@ impl AgentSpec {
         self
     }
 
+    /// Takes this directory for the cgroup v2 hierarchy.
+    #[must_use]
+    pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(path.into());
+        self
+    }
+
     /// With one more environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -97,7 +106,14 @@ impl AgentSpec {
 
 impl From<Source> for AgentSpec {
     fn from(source: Source) -> Self {
-        Self { source, extra_flags: Vec::new(), environment: Vec::new(), binary: None, own_group: false }
+        Self {
+            source,
+            extra_flags: Vec::new(),
+            environment: Vec::new(),
+            binary: None,
+            cgroup: None,
+            own_group: false,
+        }
     }
 }
 
@@ -116,7 +132,8 @@ impl Agent {
         }
         let log = OpenOptions::new().create(true).append(true).open(node.agent_log())?;
         let mut command = node.ns().command(spec.binary.clone().map_or_else(binary, Ok)?);
-        command.arg("run").args(["--node-name", node.name(), "--interface", "eth0"]).args(node.places());
+        command.arg("run").args(["--node-name", node.name(), "--interface", "eth0"]);
+        command.args(node.places_with(spec.cgroup.as_deref()));
         match &spec.source {
             Source::Manifests(dir) => command.arg("--manifests").arg(dir),
             Source::Api(url) => command.arg("--api-url").arg(url),

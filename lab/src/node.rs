@@ -148,6 +148,11 @@ impl Node {
 
     /// The flags that tell `fairway` where this node's things are.
     pub(crate) fn places(&self) -> [OsString; 6] {
+        self.places_with(None)
+    }
+
+    /// As [`Node::places`], with another cgroup hierarchy.
+    pub(crate) fn places_with(&self, cgroup: Option<&Path>) -> [OsString; 6] {
         let path = |path: &Path| path.as_os_str().to_owned();
         [
             "--bpffs".into(),
@@ -155,7 +160,11 @@ impl Node {
             "--cgroup".into(),
             // The whole hierarchy: what runs "on" a node here are threads of the test, which are in no cgroup of the
             // node's. Each agent's socket hooks serve the network namespace of its own node alone.
-            residue::cgroup_mount().unwrap_or_else(|| self.cgroup().to_owned()).into(),
+            cgroup
+                .map(Path::to_owned)
+                .or_else(residue::cgroup_mount)
+                .unwrap_or_else(|| self.cgroup().to_owned())
+                .into(),
             "--state-dir".into(),
             path(self.state_dir()),
         ]

@@ -130,16 +130,21 @@ fn pods_of_node(text: &mut String, spec: &ClusterSpec, node: u8) {
         line(text, "link set cni0 up".into());
     }
     for pod in pod_numbers(spec) {
-        let veth = host_veth(node, pod);
-        line(text, format!("link set {veth} mtu {mtu}"));
-        match spec.cni {
-            Cni::Bridge => line(text, format!("link set {veth} master cni0 up")),
-            Cni::Ptp => {
-                addresses(text, &veth, gateway, 32, 128);
-                line(text, format!("link set {veth} up"));
-                for address in address::pod(node, pod).both() {
-                    line(text, format!("route add {address} dev {veth}"));
-                }
+        pod_of_node(text, spec, node, pod);
+    }
+}
+
+/// The node's end of one pod's cable.
+pub fn pod_of_node(text: &mut String, spec: &ClusterSpec, node: u8, pod: u8) {
+    let veth = host_veth(node, pod);
+    line(text, format!("link set {veth} mtu {}", pod_mtu(spec)));
+    match spec.cni {
+        Cni::Bridge => line(text, format!("link set {veth} master cni0 up")),
+        Cni::Ptp => {
+            addresses(text, &veth, address::gateway(node), 32, 128);
+            line(text, format!("link set {veth} up"));
+            for address in address::pod(node, pod).both() {
+                line(text, format!("route add {address} dev {veth}"));
             }
         }
     }
@@ -257,7 +262,8 @@ fn vtep_mac(node: u8) -> String {
     format!("02:fd:00:00:00:{node:02x}")
 }
 
-fn addresses(text: &mut String, device: &str, address: Dual, bits4: u8, bits6: u8) {
+/// Gives a device both addresses, with prefixes of these lengths.
+pub fn addresses(text: &mut String, device: &str, address: Dual, bits4: u8, bits6: u8) {
     line(text, format!("addr add {}/{bits4} dev {device}", address.v4));
     line(text, format!("addr add {}/{bits6} dev {device} nodad", address.v6));
 }
