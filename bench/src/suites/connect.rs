@@ -9,8 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::tcp::{Arena, Contestant, Via, Way};
-use super::{Setup, progress};
-use crate::floor;
+use super::{Setup, progress, quiet_rounds};
 use crate::report::{Better, Cell, SuiteReport};
 use crate::rivals::Rival;
 use crate::stats::Summary;
@@ -57,49 +56,29 @@ fn measure(setup: &mut Setup, case: &str, job: Job, ways: &[&Way], services: u32
     let rounds = setup.rounds(7);
     let time = setup.pick(Duration::from_millis(400), Duration::from_millis(20));
     let bar = progress(&format!("{services} services, {case}"), u64::from(rounds) * ways.len() as u64);
-    let mut samples: Vec<Vec<Found>> = ways.iter().map(|_| Vec::new()).collect();
-    let (mut round, mut repeated, mut disturbed, mut floors) = (0, 0, 0, Vec::new());
-    while round < rounds {
-        let before = setup.look_at_floor()?;
-        let mut of_round = Vec::new();
-        for way in ways {
+    let all = quiet_rounds(setup, rounds, &bar, |setup| {
+        let found = ways.iter().map(|way| -> Result<Option<Found>> {
             bar.set_message(way.contestant.name());
             bar.inc(1);
-            of_round.push(match way.wrong {
-                None => Some(traffic::client(
-                    &way.ns,
-                    way.cgroup.as_deref(),
-                    setup.cpus.aside(),
-                    job,
-                    way.to,
-                    time,
-                )?),
-                Some(_) => None,
-            });
-        }
-        let floor_ns = before.max(setup.look_at_floor()?);
-        let quiet = setup.floor.is_quiet(floor_ns);
-        if !quiet && repeated < floor::MAX_REPEATS {
-            repeated += 1;
-            bar.set_position(u64::from(round) * ways.len() as u64);
-            continue;
-        }
-        round += 1;
-        disturbed += u32::from(!quiet);
-        floors.push(floor_ns);
-        samples.iter_mut().zip(of_round).for_each(|(all, found)| all.extend(found));
-    }
-    bar.finish_and_clear();
-    let cells = ways.iter().zip(&samples).map(|(way, found)| {
+            if way.wrong.is_some() {
+                return Ok(None);
+            }
+            let cpu = setup.cpus.aside();
+            traffic::client(&way.ns, way.cgroup.as_deref(), cpu, job, way.to, time).map(Some)
+        });
+        found.collect::<Result<Vec<_>>>()
+    })?;
+    let cells = ways.iter().enumerate().map(|(i, way)| {
+        let found: Vec<Found> = all.results.iter().filter_map(|round| round[i]).collect();
         let pick = |f: fn(&Found) -> f64| Summary::of(&found.iter().map(f).collect::<Vec<_>>());
         let unit = if job == Job::Connect { "connections/s" } else { "requests/s" };
         let mut cell =
             Cell::new(case, way.contestant.name(), unit, Better::Higher).with("services", services.into());
         cell.summary = pick(Found::rate);
-        cell.floor_ns = Some(Summary::of(&floors));
+        cell.floor_ns = Some(Summary::of(&all.floors));
         cell.extra.insert("p50 µs".to_owned(), pick(|f| f.p50_us).median);
         cell.extra.insert("p99 µs".to_owned(), pick(|f| f.p99_us).median);
-        (cell.repeated, cell.disturbed) = (repeated, disturbed);
+        (cell.repeated, cell.disturbed) = (all.repeated, all.disturbed);
         cell.wrong.clone_from(&way.wrong);
         cell
     });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::floor::Floor;
+use crate::floor::{self, Floor};
 use crate::object::BenchObject;
 use crate::pin::{self, Cpus};
 use crate::report::SuiteReport;
@@ -88,6 +88,45 @@ pub const ALL: [(&str, Suite); 5] = [
     ("stream", stream::run),
     ("control", control::run),
 ];
+
+/// What the rounds of a case gave.
+pub struct Rounds<T> {
+    /// The result of each round.
+    pub results: Vec<T>,
+    /// The floor around each.
+    pub floors: Vec<f64>,
+    /// Rounds that were repeated because the machine was disturbed.
+    pub repeated: u32,
+    /// Rounds that were disturbed all the same.
+    pub disturbed: u32,
+}
+
+/// Runs `round` until `rounds` of them were quiet, or the repetitions allowed are used up.
+pub fn quiet_rounds<T>(
+    setup: &mut Setup,
+    rounds: u32,
+    bar: &ProgressBar,
+    mut round: impl FnMut(&Setup) -> Result<T>,
+) -> Result<Rounds<T>> {
+    let mut all = Rounds { results: Vec::new(), floors: Vec::new(), repeated: 0, disturbed: 0 };
+    let steps = bar.length().unwrap_or(0) / u64::from(rounds.max(1));
+    while (all.results.len() as u32) < rounds {
+        bar.set_position(steps * all.results.len() as u64);
+        let before = setup.look_at_floor()?;
+        let result = round(setup)?;
+        let floor_ns = before.max(setup.look_at_floor()?);
+        let quiet = setup.floor.is_quiet(floor_ns);
+        if !quiet && all.repeated < floor::MAX_REPEATS {
+            all.repeated += 1;
+            continue;
+        }
+        all.disturbed += u32::from(!quiet);
+        all.floors.push(floor_ns);
+        all.results.push(result);
+    }
+    bar.finish_and_clear();
+    Ok(all)
+}
 
 /// A bar for `steps` steps, on standard error.
 pub fn progress(title: &str, steps: u64) -> ProgressBar {

@@ -134,10 +134,11 @@ impl Stage {
     fn sample(&self, setup: &mut Setup, fairway: &Fairway, case: &mut Case) -> Result<Sample> {
         let fresh = case.next_flows(setup.pick(16_384, 512))?;
         let flows = fresh.as_ref().or(case.known()).context("a case has flows")?;
-        let repeat = match case.flows {
-            Flows::Known(_) => setup.pick(200_000, 2_000).max(flows.count() as u32),
+        let repeat = match (&case.flows, case.repeat) {
+            (_, Some(repeat)) => repeat,
+            (Flows::Known(_), None) => setup.pick(200_000, 2_000).max(flows.count() as u32),
             // Each only once: the second time it would be known.
-            Flows::Fresh { .. } => flows.count() as u32,
+            (Flows::Fresh { .. }, None) => flows.count() as u32,
         };
         let object = &setup.object;
         object.choose(flows)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::tcp::{Arena, Contestant, Via, Way};
-use super::{Setup, progress};
+use super::{Setup, progress, quiet_rounds};
 use crate::report::{Better, Cell, SuiteReport};
 use crate::rivals::Rival;
 use crate::stats::Summary;
@@ -45,36 +45,45 @@ pub fn run(setup: &mut Setup) -> Result<SuiteReport> {
     Ok(report)
 }
 
-fn measure(setup: &Setup, case: &str, job: Job, ways: &[&Way]) -> Result<Vec<Cell>> {
+fn measure(setup: &mut Setup, case: &str, job: Job, ways: &[&Way]) -> Result<Vec<Cell>> {
     let rounds = setup.rounds(5);
     let time = setup.pick(Duration::from_secs(1), Duration::from_millis(50));
     let bar = progress(case, u64::from(rounds) * ways.len() as u64);
-    // Gigabits per second and CPU seconds per gigabyte.
-    let mut samples: Vec<Vec<(f64, f64)>> = ways.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (way, samples) in ways.iter().zip(&mut samples) {
+    let all = quiet_rounds(setup, rounds, &bar, |setup| {
+        let found = ways.iter().map(|way| -> Result<Option<Sample>> {
             bar.set_message(way.contestant.name());
             bar.inc(1);
             if way.wrong.is_some() {
-                continue;
+                return Ok(None);
             }
-            let before = busy_seconds()?;
-            let found =
-                traffic::client(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), job, way.to, time)?;
-            let busy = busy_seconds()? - before;
-            samples.push((found.rate() * 8.0 / 1e9, busy / (found.count as f64 / 1e9)));
-        }
-    }
-    bar.finish_and_clear();
-    let cells = ways.iter().zip(&samples).map(|(way, samples)| {
+            let (before, cpu) = (busy_seconds()?, setup.cpus.aside());
+            let found = traffic::client(&way.ns, way.cgroup.as_deref(), cpu, job, way.to, time)?;
+            let gigabytes = found.count as f64 / 1e9;
+            let cpu_s_per_gb = (busy_seconds()? - before) / gigabytes;
+            Ok(Some(Sample { gbit_per_s: found.rate() * 8.0 / 1e9, cpu_s_per_gb }))
+        });
+        found.collect::<Result<Vec<_>>>()
+    })?;
+    let cells = ways.iter().enumerate().map(|(i, way)| {
+        let pick = |f: fn(Sample) -> f64| {
+            Summary::of(&all.results.iter().filter_map(|round| round[i].map(f)).collect::<Vec<_>>())
+        };
         let mut cell = Cell::new(case, way.contestant.name(), "Gbit/s", Better::Higher);
-        cell.summary = Summary::of(&samples.iter().map(|s| s.0).collect::<Vec<_>>());
-        let cpu = Summary::of(&samples.iter().map(|s| s.1).collect::<Vec<_>>());
-        cell.extra.insert("CPU s/GB".to_owned(), cpu.median);
+        cell.summary = pick(|s| s.gbit_per_s);
+        cell.floor_ns = Some(Summary::of(&all.floors));
+        cell.extra.insert("CPU s/GB".to_owned(), pick(|s| s.cpu_s_per_gb).median);
+        (cell.repeated, cell.disturbed) = (all.repeated, all.disturbed);
         cell.wrong.clone_from(&way.wrong);
         cell
     });
     Ok(cells.collect())
+}
+
+/// One transfer.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    gbit_per_s: f64,
+    cpu_s_per_gb: f64,
 }
 
 /// Seconds all CPUs together have been busy since boot.

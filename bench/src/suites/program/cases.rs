@@ -20,6 +20,9 @@ use crate::world::{EMPTY_NODE_PORT, NODE_PORT, PORT, World};
 /// More flows than this only for established flows of uplinks.
 const POD_FLOWS: u32 = 65_536;
 
+/// Rejections in a sample that stay below the rate limit, of both families together.
+const WITHIN_LIMIT: u32 = 200;
+
 /// Which packets a case sends.
 pub enum Flows {
     /// The same ones again and again.
@@ -47,6 +50,8 @@ pub struct Case {
     pub program: Rc<OwnedFd>,
     /// Its packets.
     pub flows: Flows,
+    /// How often a sample runs it; none = as often as the suite runs all others.
+    pub repeat: Option<u32>,
     /// Any of these is right.
     pub expected: &'static [Reason],
     /// Why it cannot be measured.
@@ -164,7 +169,7 @@ impl Builder<'_> {
     fn add(&mut self, name: String, place: &Place, flows: Flows, expected: &'static [Reason]) {
         if self.setup.wants(&name) {
             let (entry, program) = (place.entry, Rc::clone(&place.program));
-            self.cases.push(Case { name, entry, program, flows, expected, wrong: None });
+            self.cases.push(Case { name, entry, program, flows, repeat: None, expected, wrong: None });
         }
     }
 
@@ -298,13 +303,21 @@ impl Builder<'_> {
         self.add(format!("new flow, {} TCP, tc pod", family(v6)), &pod, flows, &[Reason::FwdRouted]);
     }
 
+    /// Rejections are rate limited: a few that are answered, and a flood that is not.
     fn rejected(&mut self, v6: bool) -> Result<()> {
         let far = self.places.xdp_far.clone();
         let server = of(v6, net::node_address(NODE, Side::Far));
         let clients = Clients { address: one_armed, server, port: EMPTY_NODE_PORT };
-        let set = far.way().set(Kind::Syn, &clients.tuples(0, self.flows.min(POD_FLOWS)))?;
+        let tuples = clients.tuples(0, self.flows.min(POD_FLOWS));
         let name = format!("rejected, {} TCP, XDP TX", family(v6));
-        self.add(name, &far, Flows::Known(set), &[Reason::ResetNoEndpoint]);
+        let set = far.way().set(Kind::Syn, &tuples)?;
+        self.add(name.clone(), &far, Flows::Known(set), &[Reason::ResetNoEndpoint]);
+        if let Some(case) = self.cases.iter_mut().find(|c| c.name == name) {
+            case.repeat = Some(WITHIN_LIMIT);
+        }
+        let name = format!("rejected in a flood, {} TCP, XDP", family(v6));
+        let set = far.way().set(Kind::Syn, &tuples)?;
+        self.add(name, &far, Flows::Known(set), &[Reason::RejectLimited]);
         Ok(())
     }
 }
