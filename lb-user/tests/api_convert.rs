@@ -371,6 +371,18 @@ fn what_is_no_object_or_has_a_field_of_a_wrong_type_is_named() {
 }
 
 #[test]
+fn s45_conditions_that_do_not_parse_take_no_service_away() {
+    let mut json = service_json(json!({"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}));
+    json["status"] = json!({
+        "loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]},
+        "conditions": [{"type": "StatusUpdate", "status": "True", "lastTransitionTime": null}],
+    });
+    let converted = convert::service(&json, &Selection::default());
+    assert!(converted.problems.is_empty(), "{:?}", converted.problems);
+    assert_eq!(converted.value.expect("a Service").load_balancer_ips, ips(&["203.0.113.1"]));
+}
+
+#[test]
 fn every_single_mutilation_of_good_objects_is_survived() {
     let good = [
         serde_json::to_value(service_json(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use lab::traffic::{Ask, Transport};
 
+use crate::check::fresh_port;
 use crate::prelude::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ struct Client {
 
 impl Client {
     fn ask(&self) -> Result<String> {
-        let ask = Ask::new(self.to).timeout(PATIENCE).over(self.over, &self.from.ns);
+        let ask = Ask::new(self.to).timeout(PATIENCE).source_port(fresh_port()).over(self.over, &self.from.ns);
         Ok(ask.with_context(|| format!("{} over {:?}", self.to, self.over))?.pod)
     }
 

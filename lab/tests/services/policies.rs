@@ -30,7 +30,7 @@ fn s34_s35_under_internal_policy_local_a_node_is_served_by_its_own_endpoint() ->
 fn s36_under_internal_policy_local_an_endpoint_may_be_the_node_itself() -> Result<()> {
     let b = shared()?;
     let node = b.cluster.node(1);
-    let _server = PodServer::start_in(node.ns(), "on-node-1", 8090)?;
+    let _server = PodServer::start_at(node.ns(), "on-node-1", node.address(), 8090)?;
     let web = b.service("s36").target(8090).endpoints([Endpoint::host_network("on-node-1", node)]);
     let to = b.cluster_ip("s36");
     b.apply(&web.clone().spec_field(INTERNAL, "Local"))?;

@@ -1,5 +1,6 @@
 //! Services (spec O1 to O4, M1 to M6, M10).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,8 +19,22 @@ const MAX_AFFINITY_TIMEOUT_S: u32 = 86_400;
 /// Converts a Service; one that is not Fairway's to program gives nothing.
 pub fn service(json: &Value, selection: &Selection) -> Converted<Service> {
     let mut notes = Notes::new("Service", json);
-    let value = notes.typed::<core::Service>(json).and_then(|typed| convert(&mut notes, &typed, selection));
+    let typed = notes.typed::<core::Service>(&without_conditions(json));
+    let value = typed.and_then(|typed| convert(&mut notes, &typed, selection));
     notes.done(value)
+}
+
+/// The conditions of a status are nobody's business here, and clients write a zero time into them (upstream's own tests
+/// do) that does not parse.
+fn without_conditions(json: &Value) -> Cow<'_, Value> {
+    if json.pointer("/status/conditions").is_none() {
+        return Cow::Borrowed(json);
+    }
+    let mut json = json.clone();
+    if let Some(status) = json.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("conditions");
+    }
+    Cow::Owned(json)
 }
 
 fn convert(notes: &mut Notes, typed: &core::Service, selection: &Selection) -> Option<Service> {
