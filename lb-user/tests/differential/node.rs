@@ -268,15 +268,12 @@ fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
 fn arrives(end: End, backend: IpAddr, masqueraded: bool) -> bool {
     let pod = POD + u32::from(last_byte(backend));
     match end.reason {
-        // Up the stack, which routes it.
+        // Up the stack, which routes it. A hand-made slice may not tell that the pod is here.
         Reason::FwdLocal => end.verdict == Verdict::Pass && is_here(backend) && !masqueraded,
-        Reason::FwdRouted => end.verdict == Verdict::Pass && !is_here(backend) && !masqueraded,
-        Reason::FwdHairpin => end.ifindex == pod,
-        Reason::FwdMasqueraded => end.ifindex == pod && is_here(backend),
+        Reason::FwdRouted => end.verdict == Verdict::Pass && !masqueraded,
         Reason::FwdLate if is_own(backend) => end.verdict == Verdict::RedirectIngress,
-        Reason::FwdLate if is_here(backend) => end.ifindex == pod,
-        Reason::FwdLate => end.ifindex == UPLINK,
-        _ => !is_here(backend) && (end.ifindex == UPLINK || end.verdict == Verdict::Tx),
+        _ if is_here(backend) => end.ifindex == pod && !is_own(backend),
+        _ => end.ifindex == UPLINK || end.verdict == Verdict::Tx,
     }
 }
 
