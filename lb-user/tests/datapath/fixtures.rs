@@ -104,7 +104,9 @@ where
     fn publish(&self, host: &Maps<A>) {
         let backends = host.backends.borrow();
         let of = |id: u32| backends.get(id as usize).copied().unwrap_or_default();
-        self.backends.put_all(&(0..self.backends.max_entries).map(|id| (id, of(id))).collect::<Vec<_>>()).expect("room");
+        self.backends
+            .put_all(&(0..self.backends.max_entries).map(|id| (id, of(id))).collect::<Vec<_>>())
+            .expect("room");
         fill(&self.svc, &host.svc.borrow().iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>());
     }
 

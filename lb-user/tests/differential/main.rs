@@ -35,8 +35,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let phase = || (world::world(), prop::collection::vec(world::connection(), 1..80));
-    (world::options(), phase(), phase())
-        .prop_map(|(options, a, b)| Case { options, phases: vec![a, b] })
+    (world::options(), phase(), phase()).prop_map(|(options, a, b)| Case { options, phases: vec![a, b] })
 }
 
 fn check(case: &Case, seen: &Cell<u64>) -> Result<(), TestCaseError> {

@@ -40,7 +40,11 @@ pub enum Sent {
     Untouched,
     Refused,
     Dropped,
-    Served { to: (IpAddr, u16), src: SocketAddr, masqueraded: bool },
+    Served {
+        to: (IpAddr, u16),
+        src: SocketAddr,
+        masqueraded: bool,
+    },
     /// Something that no rule asks for.
     Strange(String),
 }
@@ -68,7 +72,8 @@ fn view(options: Options) -> NodeView {
 
 impl Node {
     pub fn new(options: Options) -> Node {
-        let external_ip_cidrs = ["10.51.0.0/30", "fd00:33::/126"].map(|t| t.parse().expect("network")).to_vec();
+        let external_ip_cidrs =
+            ["10.51.0.0/30", "fd00:33::/126"].map(|t| t.parse().expect("network")).to_vec();
         Node {
             options,
             syncer: Syncer::new(CompileOptions { external_ip_cidrs }),

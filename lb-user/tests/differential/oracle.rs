@@ -96,7 +96,9 @@ impl<'a> Oracle<'a> {
             if !service.cluster_ips.iter().any(|a| a.is_ipv6() == v6) {
                 continue;
             }
-            for port in service.ports.iter().filter(|p| p.proto == proto && self.first_of_its_name(service, p)) {
+            for port in
+                service.ports.iter().filter(|p| p.proto == proto && self.first_of_its_name(service, p))
+            {
                 let mut offer = |kind| {
                     let frontend = Frontend { kind, service, port };
                     let name = (service.key.to_string(), port.name.to_string());
@@ -113,7 +115,10 @@ impl<'a> Oracle<'a> {
                         offer(Kind::External);
                     }
                 }
-                if port.node_port != 0 && port.node_port == dport && self.node_port_addresses(v6).contains(&dst) {
+                if port.node_port != 0
+                    && port.node_port == dport
+                    && self.node_port_addresses(v6).contains(&dst)
+                {
                     offer(Kind::Node);
                 }
             }
@@ -140,7 +145,8 @@ impl<'a> Oracle<'a> {
     fn endpoints(&self, f: &Frontend<'_>, v6: bool) -> Vec<(Target, &'a Endpoint)> {
         let mut all: Vec<(Target, &Endpoint)> = Vec::new();
         for slice in self.world.slices.values() {
-            let is_ours = slice.key.namespace == f.service.key.namespace && slice.service == f.service.key.name;
+            let is_ours =
+                slice.key.namespace == f.service.key.namespace && slice.service == f.service.key.name;
             for port in &slice.ports {
                 // M8: by name and protocol.
                 if !is_ours || port.name != f.port.name || port.proto != f.port.proto {
@@ -177,7 +183,8 @@ impl<'a> Oracle<'a> {
         let pick = |wanted: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<Target> {
             all.iter().filter(|(_, e)| wanted(e)).map(|(t, _)| *t).collect()
         };
-        let or = |first: BTreeSet<Target>, second: BTreeSet<Target>| if first.is_empty() { second } else { first };
+        let or =
+            |first: BTreeSet<Target>, second: BTreeSet<Target>| if first.is_empty() { second } else { first };
         let cluster = or(pick(&|e| e.ready && near(e)), pick(&usable_at_last));
         let local = or(pick(&|e| is_local(e) && e.ready), pick(&|e| is_local(e) && usable_at_last(e)));
         (cluster, local, any)
@@ -222,12 +229,12 @@ impl<'a> Oracle<'a> {
         if f.kind == Kind::Vip && !self.range_admits(&f, dst, src) {
             return Want::Drop;
         }
-        let policy_local = if f.kind == Kind::Cluster { f.service.internal_local } else { f.service.external_local };
+        let policy_local =
+            if f.kind == Kind::Cluster { f.service.internal_local } else { f.service.external_local };
         let own = matches!(c.client, Client::Node(_) | Client::Socket);
         let short_circuit = f.kind != Kind::Cluster && (self.is_local_pod(c) || own);
         let (cluster, local, any) = self.sets(&f, c.v6);
-        let (set, other) =
-            if policy_local && !short_circuit { (local, cluster) } else { (cluster, local) };
+        let (set, other) = if policy_local && !short_circuit { (local, cluster) } else { (cluster, local) };
         if set.is_empty() {
             return if policy_local && (!other.is_empty() || any) { Want::Drop } else { Want::Reject };
         }

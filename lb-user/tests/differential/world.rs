@@ -62,12 +62,14 @@ pub fn options() -> impl Strategy<Value = Options> {
         1 => Just(Detect::NodeCidr),
         1 => Just(Detect::ClusterCidr)
     ];
-    (detect, prop::array::uniform4(any::<bool>())).prop_map(|(detect, [all, external, sockets, both])| Options {
-        detect,
-        masquerade_all: all,
-        masquerade_external: external,
-        sockets_of_pods: sockets,
-        both_addresses: both,
+    (detect, prop::array::uniform4(any::<bool>())).prop_map(|(detect, [all, external, sockets, both])| {
+        Options {
+            detect,
+            masquerade_all: all,
+            masquerade_external: external,
+            sockets_of_pods: sockets,
+            both_addresses: both,
+        }
     })
 }
 
@@ -139,7 +141,15 @@ pub fn connection() -> impl Strategy<Value = Connection> {
     let port = prop_oneof![4 => 80u16..83, 4 => 30080u16..30083, 1 => Just(9u16)];
     let after_s = prop_oneof![8 => Just(0u32), 1 => 0u32..3];
     (any::<bool>(), proto(), client, to, port, any::<bool>(), after_s).prop_map(
-        |(v6, proto, client, to, port, xdp, after_s)| Connection { v6, proto, client, to, port, xdp, after_s },
+        |(v6, proto, client, to, port, xdp, after_s)| Connection {
+            v6,
+            proto,
+            client,
+            to,
+            port,
+            xdp,
+            after_s,
+        },
     )
 }
 
@@ -173,25 +183,28 @@ fn service(name: u8) -> impl Strategy<Value = Service> {
         (any::<bool>(), any::<bool>(), prop::option::weighted(0.3, 1u32..5)),
         prop_oneof![2 => Just(Vec::new()), 1 => prop::sample::subsequence(&RANGES[..], 0..4)],
     )
-        .prop_map(move |((created, host, (v4, v6)), vips, externals, ports, (int, ext, affinity), ranges)| {
-            let families: Vec<bool> = [(false, v4), (true, v6)].iter().filter(|f| f.1).map(|f| f.0).collect();
-            let of = |list: &[(u8, u8)]| -> Vec<IpAddr> {
-                list.iter().flat_map(|(n, h)| [ip(false, *n, *h), ip(true, *n, *h)]).collect()
-            };
-            Service {
-                key: Key::new("ns", format!("s{name}")),
-                created_unix_s: created,
-                cluster_ips: families.iter().map(|f| ip(*f, net::CLUSTER, host)).collect(),
-                external_ips: of(&externals.iter().map(|h| (net::EXTERNAL, *h)).collect::<Vec<_>>()),
-                load_balancer_ips: of(&vips),
-                ports,
-                internal_local: int,
-                external_local: ext,
-                affinity_timeout_s: affinity,
-                source_ranges: ranges.iter().map(|text| text.parse().expect("network")).collect(),
-                ..Service::default()
-            }
-        })
+        .prop_map(
+            move |((created, host, (v4, v6)), vips, externals, ports, (int, ext, affinity), ranges)| {
+                let families: Vec<bool> =
+                    [(false, v4), (true, v6)].iter().filter(|f| f.1).map(|f| f.0).collect();
+                let of = |list: &[(u8, u8)]| -> Vec<IpAddr> {
+                    list.iter().flat_map(|(n, h)| [ip(false, *n, *h), ip(true, *n, *h)]).collect()
+                };
+                Service {
+                    key: Key::new("ns", format!("s{name}")),
+                    created_unix_s: created,
+                    cluster_ips: families.iter().map(|f| ip(*f, net::CLUSTER, host)).collect(),
+                    external_ips: of(&externals.iter().map(|h| (net::EXTERNAL, *h)).collect::<Vec<_>>()),
+                    load_balancer_ips: of(&vips),
+                    ports,
+                    internal_local: int,
+                    external_local: ext,
+                    affinity_timeout_s: affinity,
+                    source_ranges: ranges.iter().map(|text| text.parse().expect("network")).collect(),
+                    ..Service::default()
+                }
+            },
+        )
 }
 
 fn endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
@@ -202,8 +215,10 @@ fn endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
         1 => Just((net::NODE, 1u8, "n1")),
         1 => Just((net::NODE, 9u8, "n3")),
     ];
-    let zones = prop_oneof![2 => Just(vec![]), 1 => Just(vec!["a".to_string()]), 1 => Just(vec!["b".to_string()])];
-    let nodes = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["n1".to_string()]), 1 => Just(vec!["n2".to_string()])];
+    let zones =
+        prop_oneof![2 => Just(vec![]), 1 => Just(vec!["a".to_string()]), 1 => Just(vec!["b".to_string()])];
+    let nodes =
+        prop_oneof![3 => Just(vec![]), 1 => Just(vec!["n1".to_string()]), 1 => Just(vec!["n2".to_string()])];
     let conditions = prop_oneof![
         5 => Just((true, true, false)),
         1 => Just((false, false, false)),
@@ -225,7 +240,8 @@ fn endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
 }
 
 fn slice(name: u8) -> impl Strategy<Value = Slice> {
-    let port = (port_name(), proto(), 8080u16..8082).prop_map(|(name, proto, port)| SlicePort { name, proto, port });
+    let port =
+        (port_name(), proto(), 8080u16..8082).prop_map(|(name, proto, port)| SlicePort { name, proto, port });
     (any::<bool>(), 0u8..4, prop::collection::vec(port, 1..4)).prop_flat_map(move |(v6, service, ports)| {
         prop::collection::vec(endpoint(v6), 0..6).prop_map(move |endpoints| Slice {
             key: Key::new("ns", format!("slice{name}")),
