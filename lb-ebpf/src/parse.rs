@@ -84,7 +84,7 @@ pub fn ethertype_be<P: Packet>(p: &P) -> u16 {
 /// Parses family `F`'s packet.
 #[inline(always)]
 pub fn parse<P: Packet, F: Family>(p: &P) -> Result<Parsed<F::A>, Reason> {
-    let Some(b) = p.at(0, F::L4 + 8) else { return Err(Reason::Malformed) };
+    let Some(b) = p.at(0, F::L4 + 8) else { return Err(short::<P, F>(p)) };
     // SAFETY: L4 + 8 bytes were checked.
     let (h, sport_be, dport_be) =
         unsafe { (F::header(b, p.len())?, rd::<u16>(b, F::L4), rd::<u16>(b, F::L4 + 2)) };
@@ -114,4 +114,16 @@ pub fn parse<P: Packet, F: Family>(p: &P) -> Result<Parsed<F::A>, Reason> {
     };
     let key = FlowKey { src: h.src, dst: h.dst, sport_be, dport_be, proto: h.proto as u32 };
     Ok(Parsed { key, ttl: h.ttl, tcp_flags, part: Part::Whole })
+}
+
+/// What a frame without room for an L4 header is: the end of a datagram in fragments, or nothing.
+#[inline(always)]
+fn short<P: Packet, F: Family>(p: &P) -> Reason {
+    let Some(b) = p.at(0, F::L4) else { return Reason::Malformed };
+    // SAFETY: L4 bytes were checked.
+    match unsafe { (F::header(b, p.len()), F::fragment(b)) } {
+        (Err(r), _) => r,
+        (Ok(_), Some(_)) => Reason::Fragment,
+        (Ok(_), None) => Reason::Malformed,
+    }
 }

@@ -1,8 +1,7 @@
 //! The datapath on the real kernel; needs root, and for `object` the built kernel object (`cargo xtask test`).
 
-mod host;
+mod fixtures;
 mod lab;
 mod object;
 mod plumbing;
 mod programs;
-mod ranges;
