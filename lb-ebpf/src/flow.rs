@@ -217,7 +217,9 @@ fn claim_reply<F: Family, T: Tables<F>>(
         n.reply.dport_be = (port as u16).to_be();
         // SAFETY: as in `live`; nobody finds the record before the index names it.
         unsafe { (*rec).reply.dport_be = n.reply.dport_be };
-        if insert_or_replace_stale::<F, T>(t, &n.reply, r, now) {
+        if insert_or_replace_stale::<F, T>(t, &n.reply, r, now)
+            || insert_over_closed::<F, T>(t, &n.reply, r, now)
+        {
             return Ok(());
         }
         i += 1;
@@ -238,6 +240,23 @@ fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r:
         }
         _ => false,
     }
+}
+
+/// Inserts over the entry of a closed flow, which goes. Many short connections to one backend use up ports long before
+/// closed flows expire; a backend's TIME_WAIT takes a new SYN (RFC 6191).
+#[inline(always)]
+fn insert_over_closed<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: FlowRef, now: u32) -> bool {
+    let Some(old) = t.index_get(k) else { return t.index_insert(k, r) };
+    let Some(rec) = live(t, old, now) else { return false };
+    // SAFETY: as in `live`.
+    let f = unsafe { &*rec };
+    let idle = now.wrapping_sub(f.last_tick) as i32;
+    let over = f.state & ST_RST != 0 || (f.is_closed() && idle > CLOSED_GRACE as i32);
+    if !over {
+        return false;
+    }
+    free(t, rec);
+    t.index_insert(k, r)
 }
 
 /// Notes a packet of the client's.

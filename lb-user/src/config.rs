@@ -24,8 +24,9 @@ pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 pub const DEFAULT_STATE_DIR: &str = "/run/fairway";
 /// The cgroup v2 hierarchy.
 pub const DEFAULT_CGROUP: &str = "/sys/fs/cgroup";
-/// Masquerade ports: above Linux' default `ip_local_port_range` (32768–60999) and the nodePort range.
-pub const DEFAULT_SNAT_PORTS: &str = "61000-65535";
+/// Masquerade ports: below Linux' default `ip_local_port_range` (32768–60999) and the nodePort range. Only as source
+/// ports, towards backends: what listens on them here is not concerned.
+pub const DEFAULT_SNAT_PORTS: &str = "1024-29999";
 /// Kubernetes' default nodePort range.
 pub const DEFAULT_NODEPORT_RANGE: &str = "30000-32767";
 /// Where `/healthz` and `/livez` answer: on every address, as load balancers expect of kube-proxy.
@@ -531,7 +532,7 @@ mod tests {
         assert!(c.node_port_addresses.is_default());
         assert_eq!(c.detect_local, DetectLocal::Interface);
         let json = serde_json::to_value(&c).expect("printable");
-        assert_eq!(json["snat_ports"], "61000-65535");
+        assert_eq!(json["snat_ports"], "1024-29999");
         assert_eq!(json["xdp_mode"], "auto");
         assert_eq!(json["sizes"]["services"], maps::DEFAULT_SERVICES);
     }

@@ -17,6 +17,7 @@ use std::{fs, hash::Hash};
 use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
+use lb_common::service::SVC_ADDRESS;
 use lb_common::{A4, A6, Svc, SvcKey, maps};
 use serde::{Deserialize, Serialize};
 
@@ -194,7 +195,12 @@ fn open<K: Pod, V: Pod>(dir: &Path, name: &str) -> Result<HashMap<MapData, K, V>
 }
 
 fn read<K: Pod + Ord + Hash + Debug>(map: &HashMap<MapData, K, Svc>) -> Result<BTreeMap<K, Svc>> {
-    map.iter().map(|entry| entry.context("read a frontend's record")).collect()
+    // An address alone (an active ClusterIP) has no backends, so it does not change with them.
+    let has_backends = |(_, svc): &(K, Svc)| svc.flags & SVC_ADDRESS == 0;
+    map.iter()
+        .map(|entry| entry.context("read a frontend's record"))
+        .filter(|entry| entry.as_ref().map_or(true, has_backends))
+        .collect()
 }
 
 /// `<bpffs>/fairway/v<ABI>/maps`, of the one version that is there.

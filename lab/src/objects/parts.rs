@@ -63,8 +63,7 @@ impl ServicePort {
 
     pub(super) fn in_service(&self) -> Value {
         let mut port = json!({"name": self.name, "protocol": self.protocol, "port": self.port});
-        port["targetPort"] =
-            self.target_name.clone().map_or_else(|| Value::from(self.target), Value::from);
+        port["targetPort"] = self.target_name.clone().map_or_else(|| Value::from(self.target), Value::from);
         if let Some(node_port) = self.node_port {
             port["nodePort"] = node_port.into();
         }

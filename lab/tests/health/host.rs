@@ -73,7 +73,7 @@ fn a_local_listener_on_a_node_port_and_overlapping_port_ranges_are_told() -> Res
     let _squatter = node.ns().run(|| std::net::TcpListener::bind(("0.0.0.0", NODE_PORT)))??;
     bench.start_agents()?;
     until_told(&node, "ports 30000-32767 of --nodeport-range")?;
-    until_told(&node, "ports 61000-64000 of --snat-ports")?;
+    until_told(&node, "ports 20000-29999 of --snat-ports")?;
     bench.manifests.apply(&web(&bench.cluster).pods(bench.cluster.pods()))?;
     until_told(&node, "listens on 0.0.0.0:30080")?;
     let nodeport = SocketAddr::new(node.address().v4.into(), NODE_PORT);

@@ -29,7 +29,8 @@ struct Client {
 
 impl Client {
     fn ask(&self) -> Result<String> {
-        let ask = Ask::new(self.to).timeout(PATIENCE).source_port(fresh_port()).over(self.over, &self.from.ns);
+        let ask =
+            Ask::new(self.to).timeout(PATIENCE).source_port(fresh_port()).over(self.over, &self.from.ns);
         Ok(ask.with_context(|| format!("{} over {:?}", self.to, self.over))?.pod)
     }
 
@@ -54,7 +55,8 @@ fn each<T: Send>(clients: &[Client], work: impl Fn(&Client) -> Result<T> + Sync)
     thread::scope(|scope| {
         let work = &work;
         let running: Vec<_> = clients.iter().map(|client| scope.spawn(move || work(client))).collect();
-        let ended = running.into_iter().map(|client| client.join().map_err(|_| anyhow::anyhow!("a panic"))?);
+        let ended =
+            running.into_iter().map(|client| client.join().map_err(|_| anyhow::anyhow!("a panic"))?);
         ended.collect()
     })
 }
@@ -108,7 +110,8 @@ fn s24_a_client_of_a_cluster_ip_keeps_its_endpoint() -> Result<()> {
     keeps(&b, &web, &on_cluster_ip(&b, "s24"))?;
     for (from, node) in [(b.pod(3, 1), 3), (b.host(3), 3)] {
         let to = [b.cluster_ip("s24"), b.node_port(node, 30240)];
-        let [cluster_ip, node_port] = to.map(|to| each(&clients(std::slice::from_ref(&from), &to), Client::ask));
+        let [cluster_ip, node_port] =
+            to.map(|to| each(&clients(std::slice::from_ref(&from), &to), Client::ask));
         assert_eq!(cluster_ip?, node_port?, "by family and protocol");
     }
     Ok(())

@@ -54,10 +54,8 @@ fn s4_ports_are_added_to_a_live_service_and_taken_away() -> Result<()> {
     let (first, second) = (b.cluster_ip_at("s4", 80), b.cluster_ip_at("s4", 81));
     let web = |ports: Vec<ServicePort>| b.service("s4").ports(ports).pods([b.cluster.pod(1, 1)]);
     let (one, two) = (pair("one", 80, 80), pair("two", 81, 8081));
-    let (on_one, on_two) = (
-        expect(&from, &first, pods([b.cluster.pod(1, 1)])),
-        expect(&from, &second, all(["pod-1-1:8081"])),
-    );
+    let (on_one, on_two) =
+        (expect(&from, &first, pods([b.cluster.pod(1, 1)])), expect(&from, &second, all(["pod-1-1:8081"])));
     b.apply(&web(one.to_vec()))?;
     hold(&b, "one port", &[on_one.clone(), expect(&from, &second, Refused)].concat())?;
     b.apply(&web([one, two.clone()].concat()))?;
@@ -114,8 +112,7 @@ fn s7_services_come_and_go_without_regard_to_others() -> Result<()> {
     b.delete(&one)?;
     hold(&b, "one down", &[down("s7-one", 30071), up("s7-two", 30072, &[2])].concat())?;
     b.apply(&three)?;
-    let state =
-        [down("s7-one", 30071), up("s7-two", 30072, &[2]), up("s7-three", 30073, &[1, 2])].concat();
+    let state = [down("s7-one", 30071), up("s7-two", 30072, &[2]), up("s7-three", 30073, &[1, 2])].concat();
     hold(&b, "a third up", &state)?;
     b.delete(&two)?;
     b.delete(&three)?;

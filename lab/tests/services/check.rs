@@ -186,7 +186,9 @@ impl Check {
             }
             let kept = own.contains(&source);
             match self.seen {
-                Seen::Own if !kept => return Err(format!("{pod} saw {source}, not the client's own address")),
+                Seen::Own if !kept => {
+                    return Err(format!("{pod} saw {source}, not the client's own address"));
+                }
                 Seen::NotOwn if kept => return Err(format!("{pod} saw the client's own address")),
                 _ => {}
             }
@@ -197,9 +199,8 @@ impl Check {
 
     fn in_place(&self) -> Result<(), String> {
         let passes = self.from.ns.run(|| self.passes()).map_err(|error| format!("{error:#}")).flatten();
-        passes.map_err(|fault| {
-            format!("{} to {} over {:?}: {fault}", self.from.name, self.dst, self.transport)
-        })
+        passes
+            .map_err(|fault| format!("{} to {} over {:?}: {fault}", self.from.name, self.dst, self.transport))
     }
 }
 

@@ -268,7 +268,8 @@ impl Datapath {
         if old != Some(entry) {
             write(entry)?;
         }
-        let state = attach::attach_interface(&self.pins.links, former, &self.programs, self.xdp_mode, wanted)?;
+        let state =
+            attach::attach_interface(&self.pins.links, former, &self.programs, self.xdp_mode, wanted)?;
         let flags = if state.takes_redirects {
             entry.flags | IFACE_CAN_XDP_REDIRECT
         } else {

@@ -65,12 +65,13 @@ fn build_network(lab: &Lab) {
 }
 
 /// One family's maps in the kernel.
-struct Family<A> {
+struct Family<A: Addr> {
     svc: Table<SvcKey<A>, Svc>,
     backends: Table<u32, Backend<A>>,
     index: Table<FlowKey<A>, FlowRef>,
     flows: Table<u32, Flow<A>>,
     fragments: Table<FragKey<A>, FragPorts>,
+    hops: Table<u32, Hop>,
 }
 
 /// Makes a hash hold exactly these entries.
@@ -89,14 +90,18 @@ where
     Flow<A>: aya::Pod,
     FragKey<A>: aya::Pod,
 {
-    fn open(dir: &std::path::Path, names: [&'static str; 5]) -> Self {
-        let [svc, backends, index, flows, fragments] = names;
+    fn open(dir: &std::path::Path, names: [&'static str; 6]) -> Self {
+        let [svc, backends, index, flows, fragments, hops] = names;
+        // Everything is looked up: what the filter spares has tests of its own.
+        let seen: Table<u32, u64> = Table::open(dir, maps::SEEN).expect("opens");
+        seen.put_all(&(0..seen.max_entries).map(|word| (word, u64::MAX)).collect::<Vec<_>>()).expect("room");
         Family {
             svc: Table::open(dir, svc).expect("opens"),
             backends: Table::open(dir, backends).expect("opens"),
             index: Table::open(dir, index).expect("opens"),
             flows: Table::open(dir, flows).expect("opens"),
             fragments: Table::open(dir, fragments).expect("opens"),
+            hops: Table::open(dir, hops).expect("opens"),
         }
     }
 
@@ -116,17 +121,14 @@ where
         fill(&self.fragments, &[]);
         let empty: Vec<_> = (0..self.flows.max_entries).map(|slot| (slot, Flow::default())).collect();
         self.flows.put_all(&empty).expect("written");
+        let unknown: Vec<_> = (0..self.hops.max_entries).map(|id| (id, Hop::default())).collect();
+        self.hops.put_all(&unknown).expect("written");
     }
 
     /// The host's flows without what the clock and the route cache put in.
     fn compare(&self, name: &str, host: &Maps<A>) {
-        let timeless = |f: Flow<A>| Flow {
-            last_tick: 0,
-            born_tick: 0,
-            fwd_hop: Hop { at_tick: 0, ..f.fwd_hop },
-            rev_hop: Hop { at_tick: 0, ..f.rev_hop },
-            ..f
-        };
+        let timeless =
+            |f: Flow<A>| Flow { last_tick: 0, born_tick: 0, rev_hop: Hop { at_tick: 0, ..f.rev_hop }, ..f };
         let used = |f: &Flow<A>| f.state & flow::ST_USED != 0;
         let mut kernel = BTreeMap::new();
         let mut see = |slot, f| {
@@ -177,8 +179,8 @@ impl Kernel {
         let program = |name| (name, sys::obj_get(&programs.join(name)).expect("pinned"));
         use maps::*;
         Kernel {
-            v4: Family::open(dir, [SVC4, BACKENDS4, FLOW_INDEX4, FLOWS4, FRAGS4]),
-            v6: Family::open(dir, [SVC6, BACKENDS6, FLOW_INDEX6, FLOWS6, FRAGS6]),
+            v4: Family::open(dir, [SVC4, BACKENDS4, FLOW_INDEX4, FLOWS4, FRAGS4, HOPS4]),
+            v6: Family::open(dir, [SVC6, BACKENDS6, FLOW_INDEX6, FLOWS6, FRAGS6, HOPS6]),
             slots: Table::open(dir, SLOTS).expect("opens"),
             ifaces: Table::open(dir, IFACES).expect("opens"),
             config: Table::open(dir, CONFIG).expect("opens"),
