@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::lab::Lab;
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, bpf_attach_type};
-use lb_common::flow::Hop;
 use lb_common::maps::{self, progs};
 use lb_common::*;
 use lb_ebpf::packet::{End, Verdict};
@@ -123,7 +122,6 @@ where
         let timeless = |f: Flow<A>| Flow {
             last_tick: 0,
             born_tick: 0,
-            fwd_hop: Hop { at_tick: 0, ..f.fwd_hop },
             rev_hop: Hop { at_tick: 0, ..f.rev_hop },
             ..f
         };
@@ -164,6 +162,8 @@ struct Kernel {
     config: Table<u32, Config>,
     hands: Table<u32, u64>,
     affinity: Table<AffinityKey, Affinity>,
+    seen: Table<u32, u64>,
+    hops: [Table<u32, Hop>; 2],
     programs: BTreeMap<&'static str, OwnedFd>,
     tables: lb_user::tables::aya::AyaTables,
     viewer: Viewer,
@@ -184,6 +184,8 @@ impl Kernel {
             config: Table::open(dir, CONFIG).expect("opens"),
             hands: Table::open(dir, HANDS).expect("opens"),
             affinity: Table::open(dir, AFFINITY).expect("opens"),
+            seen: Table::open(dir, SEEN).expect("opens"),
+            hops: [HOPS4, HOPS6].map(|name| Table::open(dir, name).expect("opens")),
             programs: progs::ALL.into_iter().map(program).collect(),
             tables: datapath.tables(),
             viewer: Viewer::open(&lab.bpffs()).expect("opens"),
@@ -196,6 +198,10 @@ impl Kernel {
         self.v6.reset();
         self.hands.put_all(&[(0, 0), (1, 0)]).expect("written");
         fill(&self.affinity, &[]);
+        for hops in &self.hops {
+            let none: Vec<_> = (0..hops.max_entries).map(|id| (id, Hop::default())).collect();
+            hops.put_all(&none).expect("written");
+        }
         fill(&self.ifaces, &sim.ifaces.borrow().iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>());
         self.config.put(&0, &sim.config).expect("written");
         let old = self.tables.dump().expect("readable").ranges;
@@ -206,6 +212,9 @@ impl Kernel {
 
     /// The service maps as the host's.
     fn publish(&self, sim: &Sim) {
+        let seen = sim.seen.borrow();
+        let words = seen.as_ref().expect("the host's bits are set");
+        self.seen.put_all(&(0..).zip(words.iter().copied()).collect::<Vec<_>>()).expect("written");
         self.v4.publish(&sim.v4);
         self.v6.publish(&sim.v6);
         self.slots.put_all(&(0..).zip(sim.slots.borrow().iter().copied()).collect::<Vec<_>>()).expect("room");
@@ -326,6 +335,7 @@ fn the_kernel_does_to_every_fixture_what_the_host_does() {
             .collect();
         let mut sent = 0;
         for scenario in fixtures::all() {
+            scenario.sim.see_all();
             kernel.reset(&scenario.sim);
             let start = kernel.counters();
             let mut skipped: BTreeMap<(u8, u8), u64> = BTreeMap::new();
