@@ -133,6 +133,22 @@ impl Sim {
             counts: RefCell::default(),
         }
     }
+    /// Sets the bits of all that the maps hold, as the agent does; from now on they count. Bits of what is gone stay.
+    pub fn see_all(&self) {
+        fn bits<A: Addr>(maps: &Maps<A>, set: &mut impl FnMut(u32, (u32, u64))) {
+            for k in maps.svc.borrow().keys() {
+                set(0, seen::place(&k.addr, k.port_be, k.proto));
+            }
+            for b in maps.backends.borrow().iter().filter(|b| b.flags & BACKEND_LIVE != 0) {
+                set(seen::SEEN_WORDS, seen::place(&b.addr, b.port_be, b.proto));
+            }
+        }
+        let mut held = self.seen.borrow_mut();
+        let words = held.get_or_insert_with(|| vec![0; seen::SEEN_LEN as usize]);
+        let mut set = |half: u32, (word, bit): (u32, u64)| words[(half + word) as usize] |= bit;
+        bits(&self.v4, &mut set);
+        bits(&self.v6, &mut set);
+    }
     /// How often a reason was counted, all hooks together.
     pub fn counted(&self, r: Reason) -> u64 {
         self.counts.borrow().iter().filter(|((_, reason), _)| *reason == r as u8).map(|(_, n)| n).sum()

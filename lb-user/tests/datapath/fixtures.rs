@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::lab::Lab;
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, bpf_attach_type};
-use lb_common::flow::Hop;
 use lb_common::maps::{self, progs};
 use lb_common::*;
 use lb_ebpf::packet::{End, Verdict};
@@ -65,13 +64,12 @@ fn build_network(lab: &Lab) {
 }
 
 /// One family's maps in the kernel.
-struct Family<A: Addr> {
+struct Family<A> {
     svc: Table<SvcKey<A>, Svc>,
     backends: Table<u32, Backend<A>>,
     index: Table<FlowKey<A>, FlowRef>,
     flows: Table<u32, Flow<A>>,
     fragments: Table<FragKey<A>, FragPorts>,
-    hops: Table<u32, Hop>,
 }
 
 /// Makes a hash hold exactly these entries.
@@ -90,18 +88,14 @@ where
     Flow<A>: aya::Pod,
     FragKey<A>: aya::Pod,
 {
-    fn open(dir: &std::path::Path, names: [&'static str; 6]) -> Self {
-        let [svc, backends, index, flows, fragments, hops] = names;
-        // Everything is looked up: what the filter spares has tests of its own.
-        let seen: Table<u32, u64> = Table::open(dir, maps::SEEN).expect("opens");
-        seen.put_all(&(0..seen.max_entries).map(|word| (word, u64::MAX)).collect::<Vec<_>>()).expect("room");
+    fn open(dir: &std::path::Path, names: [&'static str; 5]) -> Self {
+        let [svc, backends, index, flows, fragments] = names;
         Family {
             svc: Table::open(dir, svc).expect("opens"),
             backends: Table::open(dir, backends).expect("opens"),
             index: Table::open(dir, index).expect("opens"),
             flows: Table::open(dir, flows).expect("opens"),
             fragments: Table::open(dir, fragments).expect("opens"),
-            hops: Table::open(dir, hops).expect("opens"),
         }
     }
 
@@ -121,14 +115,16 @@ where
         fill(&self.fragments, &[]);
         let empty: Vec<_> = (0..self.flows.max_entries).map(|slot| (slot, Flow::default())).collect();
         self.flows.put_all(&empty).expect("written");
-        let unknown: Vec<_> = (0..self.hops.max_entries).map(|id| (id, Hop::default())).collect();
-        self.hops.put_all(&unknown).expect("written");
     }
 
     /// The host's flows without what the clock and the route cache put in.
     fn compare(&self, name: &str, host: &Maps<A>) {
-        let timeless =
-            |f: Flow<A>| Flow { last_tick: 0, born_tick: 0, rev_hop: Hop { at_tick: 0, ..f.rev_hop }, ..f };
+        let timeless = |f: Flow<A>| Flow {
+            last_tick: 0,
+            born_tick: 0,
+            rev_hop: Hop { at_tick: 0, ..f.rev_hop },
+            ..f
+        };
         let used = |f: &Flow<A>| f.state & flow::ST_USED != 0;
         let mut kernel = BTreeMap::new();
         let mut see = |slot, f| {
@@ -166,6 +162,8 @@ struct Kernel {
     config: Table<u32, Config>,
     hands: Table<u32, u64>,
     affinity: Table<AffinityKey, Affinity>,
+    seen: Table<u32, u64>,
+    hops: [Table<u32, Hop>; 2],
     programs: BTreeMap<&'static str, OwnedFd>,
     tables: lb_user::tables::aya::AyaTables,
     viewer: Viewer,
@@ -179,13 +177,15 @@ impl Kernel {
         let program = |name| (name, sys::obj_get(&programs.join(name)).expect("pinned"));
         use maps::*;
         Kernel {
-            v4: Family::open(dir, [SVC4, BACKENDS4, FLOW_INDEX4, FLOWS4, FRAGS4, HOPS4]),
-            v6: Family::open(dir, [SVC6, BACKENDS6, FLOW_INDEX6, FLOWS6, FRAGS6, HOPS6]),
+            v4: Family::open(dir, [SVC4, BACKENDS4, FLOW_INDEX4, FLOWS4, FRAGS4]),
+            v6: Family::open(dir, [SVC6, BACKENDS6, FLOW_INDEX6, FLOWS6, FRAGS6]),
             slots: Table::open(dir, SLOTS).expect("opens"),
             ifaces: Table::open(dir, IFACES).expect("opens"),
             config: Table::open(dir, CONFIG).expect("opens"),
             hands: Table::open(dir, HANDS).expect("opens"),
             affinity: Table::open(dir, AFFINITY).expect("opens"),
+            seen: Table::open(dir, SEEN).expect("opens"),
+            hops: [HOPS4, HOPS6].map(|name| Table::open(dir, name).expect("opens")),
             programs: progs::ALL.into_iter().map(program).collect(),
             tables: datapath.tables(),
             viewer: Viewer::open(&lab.bpffs()).expect("opens"),
@@ -198,6 +198,10 @@ impl Kernel {
         self.v6.reset();
         self.hands.put_all(&[(0, 0), (1, 0)]).expect("written");
         fill(&self.affinity, &[]);
+        for hops in &self.hops {
+            let none: Vec<_> = (0..hops.max_entries).map(|id| (id, Hop::default())).collect();
+            hops.put_all(&none).expect("written");
+        }
         fill(&self.ifaces, &sim.ifaces.borrow().iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>());
         self.config.put(&0, &sim.config).expect("written");
         let old = self.tables.dump().expect("readable").ranges;
@@ -208,6 +212,9 @@ impl Kernel {
 
     /// The service maps as the host's.
     fn publish(&self, sim: &Sim) {
+        let seen = sim.seen.borrow();
+        let words = seen.as_ref().expect("the host's bits are set");
+        self.seen.put_all(&(0..).zip(words.iter().copied()).collect::<Vec<_>>()).expect("written");
         self.v4.publish(&sim.v4);
         self.v6.publish(&sim.v6);
         self.slots.put_all(&(0..).zip(sim.slots.borrow().iter().copied()).collect::<Vec<_>>()).expect("room");
@@ -328,6 +335,7 @@ fn the_kernel_does_to_every_fixture_what_the_host_does() {
             .collect();
         let mut sent = 0;
         for scenario in fixtures::all() {
+            scenario.sim.see_all();
             kernel.reset(&scenario.sim);
             let start = kernel.counters();
             let mut skipped: BTreeMap<(u8, u8), u64> = BTreeMap::new();

@@ -1,7 +1,9 @@
 //! The datapath on the real kernel; needs root, and for `object` the built kernel object (`cargo xtask test`).
 
 mod fixtures;
+mod host;
 mod lab;
 mod object;
 mod plumbing;
 mod programs;
+mod ranges;

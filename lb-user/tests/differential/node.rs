@@ -88,6 +88,7 @@ impl Node {
         let report = self.syncer.sync(world, &view(self.options), &mut self.tables, 1);
         assert_eq!((report.error, report.retry_after), (None, None));
         load(&self.sim, &self.tables.peek());
+        self.sim.see_all();
     }
 
     /// Seconds to the datapath's clock.
