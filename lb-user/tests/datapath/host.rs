@@ -9,13 +9,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use lb_common::backend::{BACKEND_LIVE, BACKEND_SERVING};
-use lb_common::{A4, A6, Backend, Sock, SockKey};
+use lb_common::config::IFACE_CAN_XDP_REDIRECT;
+use lb_common::{A4, A6, Backend, Iface, Sock, SockKey, maps};
+use lb_user::datapath::pins::Pins;
+use lb_user::datapath::table::Table;
+use lb_user::datapath::{Role, WantedInterface};
 use lb_user::model::Family;
 use lb_user::node::sockets::{SocketTables, stale};
 use lb_user::node::xdp_features::{self, Changes};
 use lb_user::tables::BackendEntry;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, wanted};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -39,6 +43,38 @@ fn a_veth_takes_redirects_only_while_its_peer_can_receive_them_and_every_change_
                 assert_eq!(takes_redirects(index), gro == "on", "GRO {gro}");
             }
         });
+    });
+}
+
+#[test]
+fn redirects_to_a_device_are_allowed_only_while_our_program_is_there_natively() {
+    Lab::run(|lab| {
+        let able = |name: &str| WantedInterface {
+            flags: IFACE_CAN_XDP_REDIRECT,
+            ..wanted(lab.ifindex(name), name, Role::Uplink)
+        };
+        lab.veth("wan");
+        lab.ip("link add plain type dummy");
+        let mut datapath = lab.open().expect("opens");
+        let ifaces: Table<u32, Iface> =
+            Table::open(&Pins::new(&lab.bpffs()).maps, maps::IFACES).expect("pinned");
+        let allowed = |w: &WantedInterface| {
+            let entry = ifaces.get(&w.ifindex).expect("readable").expect("an entry");
+            entry.flags & IFACE_CAN_XDP_REDIRECT != 0
+        };
+        let (wan, plain) = (able("wan"), able("plain"));
+        let states = datapath.sync_interfaces(&[wan.clone(), plain.clone()]).expect("synced");
+        assert!(allowed(&wan) && states[0].takes_redirects, "{states:?}");
+        assert!(!allowed(&plain) && !states[1].takes_redirects, "no native XDP: {states:?}");
+
+        let losing = WantedInterface { flags: 0, loses_xdp_frames: true, ..wan.clone() };
+        let states = datapath.sync_interfaces(std::slice::from_ref(&losing)).expect("synced");
+        let xdp = &states[0].hooks[0];
+        assert!(xdp.hook == "xdp" && xdp.prog_id.is_none() && xdp.reason.contains("would lose"), "{xdp:?}");
+        assert!(!allowed(&losing));
+
+        let states = datapath.sync_interfaces(std::slice::from_ref(&wan)).expect("synced");
+        assert!(allowed(&wan) && states[0].hooks[0].prog_id.is_some(), "and back: {states:?}");
     });
 }
 
