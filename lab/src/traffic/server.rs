@@ -12,7 +12,7 @@
 //! UDP knows `ask`; any other datagram comes back as it is.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::raise_file_limit;
 use super::transfer::{CHUNK, Pattern};
+use crate::address::Dual;
 use crate::cluster::Pod;
 use crate::ns::{self, Ns};
 
@@ -55,6 +56,11 @@ impl PodServer {
 
     /// Starts a server that calls itself `name` on `port` of any namespace.
     pub fn start_in(ns: &Ns, name: &str, port: u16) -> Result<Self> {
+        Self::start_at(ns, name, Dual { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED }, port)
+    }
+
+    /// Starts a server on these addresses alone: on a host with several, it answers datagrams from the right one.
+    pub fn start_at(ns: &Ns, name: &str, own: Dual, port: u16) -> Result<Self> {
         raise_file_limit();
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
@@ -64,7 +70,7 @@ impl PodServer {
         let thread = ns.spawn_apart(&format!("server {name}"), move || {
             let Ok(runtime) = ns::runtime() else { return };
             runtime.block_on(async {
-                let result = listen(&identity, port);
+                let result = listen(&identity, own, port);
                 // The starter waits for this; if it is gone, so is the reason to serve.
                 if listening.send(result).is_ok() {
                     ns::raised(&stopped).await;
@@ -131,32 +137,29 @@ impl Identity {
     }
 }
 
-fn listen(identity: &Arc<Identity>, port: u16) -> io::Result<()> {
-    for domain in [Domain::IPV4, Domain::IPV6] {
-        let tcp = TcpListener::from_std(bound(domain, Type::STREAM, port)?.into())?;
-        let udp = UdpSocket::from_std(bound(domain, Type::DGRAM, port)?.into())?;
+fn listen(identity: &Arc<Identity>, own: Dual, port: u16) -> io::Result<()> {
+    for address in own.both().map(|ip| SocketAddr::new(ip, port)) {
+        let tcp = TcpListener::from_std(bound(address, Type::STREAM)?.into())?;
+        let udp = UdpSocket::from_std(bound(address, Type::DGRAM)?.into())?;
         tokio::spawn(accept(tcp, Arc::clone(identity)));
         tokio::spawn(datagrams(udp, Arc::clone(identity)));
     }
     Ok(())
 }
 
-fn bound(domain: Domain, kind: Type, port: u16) -> io::Result<Socket> {
+fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
-    let socket = Socket::new(domain, kind, Some(protocol))?;
-    let any = if domain == Domain::IPV6 {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
         socket.set_only_v6(true)?;
-        SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))
-    } else {
-        SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port))
-    };
+    }
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
-        socket.bind(&any.into())?;
+        socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
     } else {
-        socket.bind(&any.into())?;
+        socket.bind(&address.into())?;
     }
     Ok(socket)
 }
