@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::address::{self, Dual};
 use crate::cluster::{Cluster, Pod};
 use crate::ns::Ns;
+use crate::offload::complete_checksums;
 use crate::plumbing;
 
 impl Cluster {
@@ -75,6 +76,9 @@ impl Cluster {
             text += &format!("route add default via {via} dev eth0\n");
         }
         host.feed("ip", &["-batch", "-"], &text)?;
+        if !self.spec().uplink_offload {
+            host.run(|| complete_checksums("eth0"))??;
+        }
         for node in self.nodes() {
             let route = |(ip, via): (IpAddr, IpAddr)| format!("route add {ip} via {via} dev eth0\n");
             let text: String = far.both().into_iter().zip(on_switch.both()).map(route).collect();

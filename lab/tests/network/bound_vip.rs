@@ -1,4 +1,4 @@
-//! A load balancer's address that the node has itself, as MetalLB's peers bind it: on lo, on a dummy device, on the
+//! A load balancer's address that the node has itself, as MetalLB's peers bind it: on lo, on a device of its own, on the
 //! uplink. Its Service's port is served; every other port is the host's own (spec R7).
 
 use anyhow::{Context, Result};
@@ -22,8 +22,9 @@ fn a_bound_address_serves_its_port_and_leaves_the_others_to_the_host() -> Result
             let a = vip(k);
             format!("addr add {}/32 dev {device}\naddr add {}/128 dev {device} nodad\n", a.v4, a.v6)
         };
-        ip(ns, &(add(1, "lo") + "link add dummy0 type dummy\nlink set dummy0 up\n"))?;
-        ip(ns, &(add(2, "dummy0") + &add(3, "eth0")))?;
+        // A bridge without ports is to the stack what a dummy device is, and exists in every kernel.
+        ip(ns, &(add(1, "lo") + "link add vip0 type bridge\nlink set vip0 up\n"))?;
+        ip(ns, &(add(2, "vip0") + &add(3, "eth0")))?;
     }
     let pods = ["pod-1-1", "pod-2-1"];
     let service = b.service("web", &[(1, 1), (2, 1)]);
@@ -32,7 +33,8 @@ fn a_bound_address_serves_its_port_and_leaves_the_others_to_the_host() -> Result
     b.publish("web", &[vec![load_balanced(service.service(), &addresses)], service.slices()].concat())?;
     for n in [1, 2] {
         let (node, neighbour) = (b.node(n), b.pod(n, 2));
-        let _host = PodServer::start_in(node.ns(), node.name(), HOST_PORT)?;
+        let serve = |vip| PodServer::start_at(node.ns(), node.name(), vip, HOST_PORT);
+        let _host = vips.map(serve).into_iter().collect::<Result<Vec<_>>>()?;
         route_vips(b.client(), node)?;
         let own = [node.address().both(), lab::address::gateway(node.number()).both()].concat();
         for vip in vips {

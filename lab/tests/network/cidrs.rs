@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use lab::ClusterSpec;
+use lab::address::Dual;
 use lab::objects_extra::{
     Endpoint, bare_service, family_of, service_cidr, service_port, slice, with_node_port, with_spec,
 };
@@ -28,10 +29,20 @@ fn a_service_cidr_made_at_run_time_is_one_like_any_other() -> Result<()> {
     let addresses: Vec<String> =
         cluster_ips.iter().chain(&free).map(|ip| format!("addr add {ip} dev br0\n")).collect();
     ip(beyond, &addresses.concat())?;
-    let _beyond = [PORT, PORT + 1]
-        .map(|port| PodServer::start_in(beyond, "beyond", port))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    for node in b.cluster.nodes() {
+        let (n, own) = (node.number(), node.address());
+        let back =
+            format!("route add 10.244.{n}.0/24 via {}\nroute add fd44:{n}::/64 via {}\n", own.v4, own.v6);
+        ip(beyond, &back)?;
+    }
+    let dual = |ips: [IpAddr; 2]| -> Result<Dual> {
+        Ok(Dual { v4: ips[0].to_string().parse()?, v6: ips[1].to_string().parse()? })
+    };
+    let _beyond = [
+        PodServer::start_at(beyond, "beyond", dual(cluster_ips)?, PORT)?,
+        PodServer::start_at(beyond, "beyond", dual(cluster_ips)?, PORT + 1)?,
+        PodServer::start_at(beyond, "beyond", dual(free)?, PORT)?,
+    ];
     let froms = [&b.pod(1, 2).ns, &b.pod(3, 1).ns, b.node(1).ns(), b.node(2).ns()];
     for from in froms {
         assert_pods(from, &port(cluster_ips, PORT), &["beyond"]).context("before")?;

@@ -65,7 +65,7 @@ fn the_policy_flips_live() -> Result<()> {
     let nodes: Vec<_> = b.cluster.nodes().iter().flat_map(|n| n.address().both()).collect();
     route_vips(b.client(), b.node(1))?;
     publish(&b, "Local", &[(1, 1), (2, 1)])?;
-    let every = std::time::Duration::from_millis(10);
+    let every = std::time::Duration::from_millis(400);
     let flows = |dst| Disruption::start(b.client(), Flows { tcp: 8, udp: 8, every, ..Flows::to(dst) });
     let mut long = vips.map(flows).into_iter().collect::<Result<Vec<_>>>()?;
     for round in 0..2 {

@@ -16,7 +16,7 @@ fn serve(spec: ClusterSpec, flags: &[&str]) -> Result<()> {
     let nodes = [b.node(1), b.node(2)];
     let _servers = nodes
         .iter()
-        .map(|node| PodServer::start_in(node.ns(), node.name(), HOST_PORT))
+        .map(|node| PodServer::start_at(node.ns(), node.name(), node.address(), HOST_PORT))
         .collect::<Result<Vec<_>>>()?;
     let publish = |which: &[&lab::Node]| {
         let service = b.service("api", &[]).target(HOST_PORT).node_port(NODE_PORT);

@@ -26,7 +26,8 @@ fn type_and_ports_change_under_traffic() -> Result<()> {
     let old = b.cluster_ip("web");
     assert_pods(&inside, &old, &PODS).context("as ClusterIP")?;
     assert_all(b.client(), &node_ports(30_081), Refused)?;
-    let flows = |dst| Flows { tcp: 4, udp: 4, every: std::time::Duration::from_millis(20), ..Flows::to(dst) };
+    let flows =
+        |dst| Flows { tcp: 4, udp: 4, every: std::time::Duration::from_millis(400), ..Flows::to(dst) };
     let long = old.map(|dst| Disruption::start(&inside, flows(dst)));
 
     b.apply(&web().node_port(30_081))?;

@@ -5,17 +5,16 @@
 //! own pod is gone.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use lab::objects_extra::load_balanced;
-use lab::traffic::{Answer, Ask, Continuous};
+use lab::traffic::{Answer, Ask, Continuous, Transport};
 use lab::{ClusterSpec, Ns};
 
 use crate::support::*;
 
-const NODE_PORT: u16 = 30_097;
-const NODES: [usize; 3] = [1, 2, 3];
+const NODES: [u8; 3] = [1, 2, 3];
 
 /// What has become of the pods of each node: the old one is (n, 1), the new one (n, 2).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,9 +25,10 @@ enum Step {
     New,
 }
 
+/// The Service has a load balancer's address for each node, so that a client can come in where it wants.
 fn publish(b: &Bench, policy: &str, steps: [Step; 3]) -> Result<()> {
     let at = |wanted: Step, pod: usize| -> Vec<(usize, usize)> {
-        NODES.iter().zip(steps).filter(|(_, s)| *s == wanted).map(|(n, _)| (*n, pod)).collect()
+        NODES.iter().zip(steps).filter(|(_, s)| *s == wanted).map(|(n, _)| (usize::from(*n), pod)).collect()
     };
     let (ready, terminating, starting) =
         ([at(Step::Old, 1), at(Step::New, 2)].concat(), at(Step::OldTerminates, 1), at(Step::Gone, 2));
@@ -36,9 +36,10 @@ fn publish(b: &Bench, policy: &str, steps: [Step; 3]) -> Result<()> {
         .service("web", &ready)
         .terminating_pods(b.pods(&terminating))
         .unready_pods(b.pods(&starting))
-        .node_port(NODE_PORT)
+        .node_port(30_097)
         .spec_field("externalTrafficPolicy", policy);
-    b.publish("web", &[vec![load_balanced(service.service(), &vip(1).both())], service.slices()].concat())
+    let vips: Vec<_> = NODES.iter().flat_map(|n| vip(*n).both()).collect();
+    b.publish("web", &[vec![load_balanced(service.service(), &vips)], service.slices()].concat())
 }
 
 /// A connection that stays open, and the pod at its other end.
@@ -48,6 +49,13 @@ struct Open {
 }
 
 impl Open {
+    fn new(from: &Ns, dst: SocketAddr) -> Result<Open> {
+        let stream = from.run(|| Ask::new(dst).timeout(PATIENCE).connect())??;
+        let mut open = Open { stream, pod: String::new() };
+        open.pod = open.ask()?.pod;
+        Ok(open)
+    }
+
     fn ask(&mut self) -> Result<Answer> {
         self.stream.write_all(b"ask\n")?;
         let mut line = [0; 128];
@@ -56,40 +64,72 @@ impl Open {
     }
 }
 
-fn open(from: &Ns, dst: std::net::SocketAddr) -> Result<Open> {
-    let stream = from.run(|| Ask::new(dst).timeout(PATIENCE).connect())??;
-    let mut open = Open { stream, pod: String::new() };
-    open.pod = open.ask()?.pod;
-    Ok(open)
+/// Requests without pause from one place to one frontend.
+struct Load {
+    what: String,
+    running: Continuous,
+}
+
+impl Load {
+    fn start(from: &Ns, transport: Transport, dst: SocketAddr) -> Result<Load> {
+        let ask = Ask::new(dst).timeout(PATIENCE).reset_on_close();
+        let what = format!("{transport:?} from {} to {dst}", from.name());
+        Ok(Load { what, running: Continuous::start(from, transport, ask, 1)? })
+    }
+
+    fn assert_all_answered(self) -> Result<usize> {
+        let samples = self.running.stop();
+        let failed: Vec<_> = samples.iter().filter_map(|s| s.result.as_ref().err()).collect();
+        ensure!(!samples.is_empty(), "{}: no request", self.what);
+        ensure!(failed.is_empty(), "{}: {} of {}: {failed:?}", self.what, failed.len(), samples.len());
+        Ok(samples.len())
+    }
+}
+
+/// What comes in at one node, over either protocol and in one family each.
+fn at_node(b: &Bench, n: u8) -> Result<Vec<Load>> {
+    let [v4, v6] = at(vip(n), PORT);
+    Ok(vec![Load::start(b.client(), Transport::Tcp, v4)?, Load::start(b.client(), Transport::Udp, v6)?])
 }
 
 fn roll(policy: &str) -> Result<()> {
     let b = Bench::new(ClusterSpec::default(), &[])?;
     let mut steps = [Step::Old; 3];
     publish(&b, policy, steps)?;
-    // What a load balancer does when a node's health check fails: it uses another node.
-    let lead = |n: usize| route_vips(b.client(), b.node(n));
-    lead(3)?;
-    let vips = at(vip(1), PORT);
+    for n in NODES {
+        let node = b.node(n.into()).address();
+        let ways = vip(n).both().into_iter().zip(node.both());
+        ip(b.client(), &ways.map(|(vip, via)| format!("route add {vip} via {via}\n")).collect::<String>())?;
+    }
     let inside = &b.pod(2, 2).ns;
-    let mut load = Vec::new();
-    for transport in TRANSPORTS {
-        for (from, dst) in [(b.client(), vips[0]), (b.client(), vips[1]), (inside, b.cluster_ip("web")[0])] {
-            let ask = Ask::new(dst).timeout(PATIENCE).reset_on_close();
-            load.push((from.name().to_owned(), dst, transport, Continuous::start(from, transport, ask, 1)?));
-        }
-    }
+    let within = [
+        Load::start(inside, Transport::Tcp, b.cluster_ip("web")[0])?,
+        Load::start(inside, Transport::Udp, b.cluster_ip("web")[1])?,
+    ];
+    let mut outside = NODES.iter().map(|n| at_node(&b, *n)).collect::<Result<Vec<_>>>()?;
     let mut connected = Vec::new();
-    for _ in 0..12 {
-        connected.push(open(b.client(), vips[0])?);
-        connected.push(open(inside, b.cluster_ip("web")[1])?);
-    }
+    let connect = |connected: &mut Vec<Open>, nodes: &[u8]| -> Result<()> {
+        for n in nodes {
+            connected.push(Open::new(b.client(), at(vip(*n), PORT)[0])?);
+            connected.push(Open::new(b.client(), at(vip(*n), PORT)[1])?);
+            connected.push(Open::new(inside, b.cluster_ip("web")[1])?);
+        }
+        Ok(())
+    };
+    connect(&mut connected, &NODES)?;
+    connect(&mut connected, &NODES)?;
+    let mut answered = 0;
     for (i, n) in NODES.into_iter().enumerate() {
         let leaving = format!("pod-{n}-1");
         steps[i] = Step::OldTerminates;
         publish(&b, policy, steps)?;
-        // Its health check fails from now on (tests/health), so the load balancer leaves the node.
-        lead(if n == 1 { 3 } else { 1 })?;
+        // The node's health check fails from now on (tests/health): a moment later the load balancer sends it no more
+        // new connections, as long as it has no other pod.
+        if policy == "Local" {
+            for load in outside[i].drain(..) {
+                answered += load.assert_all_answered()?;
+            }
+        }
         for open in &mut connected {
             let still = open.ask().with_context(|| format!("connected to {}", open.pod))?.pod;
             ensure!(still == open.pod, "a connection moved from {} to {still}", open.pod);
@@ -100,26 +140,19 @@ fn roll(policy: &str) -> Result<()> {
         publish(&b, policy, steps)?;
         steps[i] = Step::New;
         publish(&b, policy, steps)?;
-        for _ in 0..3 {
-            connected.push(open(b.client(), vips[1])?);
-            connected.push(open(inside, b.cluster_ip("web")[0])?);
+        if policy == "Local" {
+            outside[i] = at_node(&b, n)?;
         }
+        connect(&mut connected, &[n])?;
     }
     for open in &mut connected {
         open.ask().with_context(|| format!("connected to {}", open.pod))?;
         ensure!(open.pod.ends_with("-2"), "{} is an old pod", open.pod);
     }
-    for (from, dst, transport, load) in load {
-        let samples = load.stop();
-        let failed: Vec<_> = samples.iter().filter_map(|s| s.result.as_ref().err()).collect();
-        println!(
-            "{policy}: {transport:?} from {from} to {dst}: {} of {} failed",
-            failed.len(),
-            samples.len()
-        );
-        ensure!(samples.len() > 50, "only {} requests", samples.len());
-        ensure!(failed.is_empty(), "{policy}: {transport:?} from {from} to {dst}: {failed:?}");
+    for load in within.into_iter().chain(outside.into_iter().flatten()) {
+        answered += load.assert_all_answered()?;
     }
+    println!("policy {policy}: {answered} requests, 0 failed");
     Ok(())
 }
 

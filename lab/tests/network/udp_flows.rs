@@ -105,7 +105,7 @@ fn clients<'a>(b: &'a Bench, service: &str, node_port: u16, vip_number: u8) -> R
             (b.node(2).ns(), cluster_ip),
         ];
         for (number, (from, dst)) in ways.into_iter().enumerate() {
-            let port = CLIENT_PORT + number as u16;
+            let port = CLIENT_PORT + (number + 1_000 * family) as u16;
             all.push(Client::new(from, dst, port, false)?);
             all.push(Client::new(from, dst, port + 100, true)?);
         }
@@ -173,11 +173,10 @@ fn a_udp_client_with_one_port_follows_the_pods_of_its_own_node() -> Result<()> {
     };
     publish(&[(1, 1), (2, 1), (3, 1)])?;
     let mut clients = Vec::new();
-    for dst in b.cluster_ip("web") {
-        for keep in [false, true] {
-            clients.push(Client::new(&b.pod(1, 3).ns, dst, CLIENT_PORT + u16::from(keep), keep)?);
-            clients.push(Client::new(b.node(1).ns(), dst, CLIENT_PORT + u16::from(keep), keep)?);
-        }
+    let ways = b.cluster_ip("web").into_iter().flat_map(|dst| [(dst, false), (dst, true)]);
+    for (port, (dst, keep)) in (CLIENT_PORT..).zip(ways) {
+        clients.push(Client::new(&b.pod(1, 3).ns, dst, port, keep)?);
+        clients.push(Client::new(b.node(1).ns(), dst, port, keep)?);
     }
     let all = |pod: &str| clients.iter().try_for_each(|c| c.assert_served_by(&[pod]));
     all("pod-1-1")?;
