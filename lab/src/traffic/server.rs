@@ -56,7 +56,6 @@ impl PodServer {
 
     /// Starts a server that calls itself `name` on `port` of any namespace.
     pub fn start_in(ns: &Ns, name: &str, port: u16) -> Result<Self> {
-<<<<<<< HEAD
         let any = Dual { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED };
         Self::start_at(ns, name, any, port)
     }
@@ -64,13 +63,6 @@ impl PodServer {
     /// Starts a server on `port` of one address of each family: where there are several, such as on a node, UDP
     /// answers else come from the one nearest to the client.
     pub fn start_at(ns: &Ns, name: &str, addresses: Dual, port: u16) -> Result<Self> {
-=======
-        Self::start_at(ns, name, Dual { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED }, port)
-    }
-
-    /// Starts a server on these addresses alone: on a host with several, it answers datagrams from the right one.
-    pub fn start_at(ns: &Ns, name: &str, own: Dual, port: u16) -> Result<Self> {
->>>>>>> conform-b
         raise_file_limit();
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
@@ -80,11 +72,7 @@ impl PodServer {
         let thread = ns.spawn_apart(&format!("server {name}"), move || {
             let Ok(runtime) = ns::runtime() else { return };
             runtime.block_on(async {
-<<<<<<< HEAD
                 let result = listen(&identity, addresses, port);
-=======
-                let result = listen(&identity, own, port);
->>>>>>> conform-b
                 // The starter waits for this; if it is gone, so is the reason to serve.
                 if listening.send(result).is_ok() {
                     ns::raised(&stopped).await;
@@ -151,13 +139,8 @@ impl Identity {
     }
 }
 
-<<<<<<< HEAD
 fn listen(identity: &Arc<Identity>, addresses: Dual, port: u16) -> io::Result<()> {
     for address in addresses.both().map(|ip| SocketAddr::new(ip, port)) {
-=======
-fn listen(identity: &Arc<Identity>, own: Dual, port: u16) -> io::Result<()> {
-    for address in own.both().map(|ip| SocketAddr::new(ip, port)) {
->>>>>>> conform-b
         let tcp = TcpListener::from_std(bound(address, Type::STREAM)?.into())?;
         let udp = UdpSocket::from_std(bound(address, Type::DGRAM)?.into())?;
         tokio::spawn(accept(tcp, Arc::clone(identity)));

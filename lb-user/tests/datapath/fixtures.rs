@@ -119,12 +119,8 @@ where
 
     /// The host's flows without what the clock and the route cache put in.
     fn compare(&self, name: &str, host: &Maps<A>) {
-        let timeless = |f: Flow<A>| Flow {
-            last_tick: 0,
-            born_tick: 0,
-            rev_hop: Hop { at_tick: 0, ..f.rev_hop },
-            ..f
-        };
+        let timeless =
+            |f: Flow<A>| Flow { last_tick: 0, born_tick: 0, rev_hop: Hop { at_tick: 0, ..f.rev_hop }, ..f };
         let used = |f: &Flow<A>| f.state & flow::ST_USED != 0;
         let mut kernel = BTreeMap::new();
         let mut see = |slot, f| {
