@@ -64,7 +64,7 @@ fn build_network(lab: &Lab) {
 }
 
 /// One family's maps in the kernel.
-struct Family<A> {
+struct Family<A: Addr> {
     svc: Table<SvcKey<A>, Svc>,
     backends: Table<u32, Backend<A>>,
     index: Table<FlowKey<A>, FlowRef>,
