@@ -16,8 +16,10 @@ use lb_common::{Addr, Config, Flow, FlowKey, FlowRef, Reason, hash};
 
 /// How many records the hand looks at before a new flow is refused.
 const HAND_TRIES: u32 = 8;
-/// How many masquerade ports are tried before a new flow is refused.
-const PORT_TRIES: u32 = 16;
+/// How many masquerade ports are tried before a new flow is refused. Each try costs the verifier as much as it costs us.
+const PORT_TRIES: u32 = 8;
+/// From this try on a closed flow's port is taken from it.
+const OVER_CLOSED_FROM: u32 = 4;
 /// Under pressure an unanswered flow may be replaced after this long (TCP's first SYN retransmission is at 1 s).
 const UNANSWERED_GRACE: u32 = ticks(3_000);
 /// The sweep frees a flow whose backend is gone after this long: time for its packets to be answered with a reset.
@@ -213,13 +215,16 @@ fn claim_reply<F: Family, T: Tables<F>>(
     let mut i = if forbidden || shared { 1 } else { 0 };
     while i < PORT_TRIES {
         let port =
-            if i == own_at { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 26), span) };
+            if i == own_at { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 28), span) };
         n.reply.dport_be = (port as u16).to_be();
         // SAFETY: as in `live`; nobody finds the record before the index names it.
         unsafe { (*rec).reply.dport_be = n.reply.dport_be };
-        if insert_or_replace_stale::<F, T>(t, &n.reply, r, now)
-            || insert_over_closed::<F, T>(t, &n.reply, r, now)
-        {
+        let done = if i < OVER_CLOSED_FROM {
+            insert_or_replace_stale::<F, T>(t, &n.reply, r, now)
+        } else {
+            insert_over_closed::<F, T>(t, &n.reply, r, now)
+        };
+        if done {
             return Ok(());
         }
         i += 1;
@@ -247,7 +252,10 @@ fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r:
 #[inline(always)]
 fn insert_over_closed<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: FlowRef, now: u32) -> bool {
     let Some(old) = t.index_get(k) else { return t.index_insert(k, r) };
-    let Some(rec) = live(t, old, now) else { return false };
+    let Some(rec) = live(t, old, now) else {
+        t.index_delete(k);
+        return t.index_insert(k, r);
+    };
     // SAFETY: as in `live`.
     let f = unsafe { &*rec };
     let idle = now.wrapping_sub(f.last_tick) as i32;

@@ -13,6 +13,7 @@ use crate::flow;
 use crate::forward;
 use crate::frag;
 use crate::icmp;
+use crate::mem::rd;
 use crate::packet::*;
 use crate::parse::{Parsed, ethertype_be, parse};
 use crate::reject::reject;
@@ -146,7 +147,8 @@ fn forward<P: Packet, F: Family, T: Tables<F>>(
             Known::Reselect(s) => {
                 flow::free(t, rec);
                 known = None;
-                salt = s;
+                // The first sequence number is random, and the same when the SYN is sent again.
+                salt = if s != 0 { s ^ sequence::<P, F>(p) } else { 0 };
             }
         }
     }
@@ -169,6 +171,16 @@ fn forward<P: Packet, F: Family, T: Tables<F>>(
     forward_known::<P, F, T>(p, t, rec, parsed, now)
 }
 
+/// A TCP segment's sequence number, as it lies in the packet; 0 where there is none.
+#[inline(always)]
+fn sequence<P: Packet, F: Family>(p: &P) -> u32 {
+    match p.at(0, F::L4 + 8) {
+        // SAFETY: L4 + 8 bytes were checked.
+        Some(b) => unsafe { rd::<u32>(b, F::L4 + 4) },
+        None => 0,
+    }
+}
+
 /// Is the flow's backend still the one it was made with, and is this packet still part of it?
 #[inline(always)]
 fn check<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>, p: &Parsed<F::A>) -> Known {
@@ -180,7 +192,7 @@ fn check<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>, p: &Parsed<F::A>)
     };
     if valid {
         if p.is_tcp() && p.is_syn() && f.is_closed() {
-            return Known::Reselect(f.seq ^ f.last_tick ^ f.born_tick.rotate_left(16));
+            return Known::Reselect(f.seq);
         }
         return Known::Use;
     }

@@ -54,7 +54,7 @@ fn redirects_to_a_device_are_allowed_only_while_our_program_is_there_natively() 
             ..wanted(lab.ifindex(name), name, Role::Uplink)
         };
         lab.veth("wan");
-        lab.ip("link add plain type dummy");
+        lab.ip("link add plain type bridge");
         let mut datapath = lab.open().expect("opens");
         let ifaces: Table<u32, Iface> =
             Table::open(&Pins::new(&lab.bpffs()).maps, maps::IFACES).expect("pinned");
