@@ -57,7 +57,7 @@ pub fn xdp_can_send<P: Packet, F: Family, T: Tables<F>>(p: &P, t: &T, ifindex: u
 /// The cached next hop, while it is fresh. Its fields may be those of two lookups when another CPU refreshes it at this
 /// moment; they differ only when the route just changed, and then the packet goes where it would have gone before.
 #[inline(always)]
-pub fn cached<P: Packet>(hop: *mut Hop, now: u32) -> Option<Route> {
+pub(crate) fn cached(hop: *mut Hop, now: u32) -> Option<Route> {
     // SAFETY: a map element.
     let h = unsafe { &*hop };
     (h.ifindex != 0 && now.wrapping_sub(h.at_tick) < HOP_FRESH && has_macs(h))
@@ -66,7 +66,7 @@ pub fn cached<P: Packet>(hop: *mut Hop, now: u32) -> Option<Route> {
 
 /// Notes a next hop: only a whole one, neighbour included.
 #[inline(always)]
-pub fn note(hop: *mut Hop, fib: &Fib, now: u32) {
+pub(crate) fn note(hop: *mut Hop, fib: &Fib, now: u32) {
     if fib.status != FIB_SUCCESS {
         return;
     }
@@ -87,7 +87,7 @@ pub(crate) fn route<P: Packet, F: Family, T: Tables<F>>(
     q: &FibQuery,
     now: u32,
 ) -> Result<Route, Reason> {
-    if let Some(r) = cached::<P>(hop, now) {
+    if let Some(r) = cached(hop, now) {
         if P::IS_XDP && !xdp_can_send(p, t, r.ifindex) {
             return Err(Reason::ToTc);
         }

@@ -79,9 +79,12 @@ struct Outer<A> {
     ttl: u8,
 }
 
+/// An ICMP error: its outer addresses, and the tuple it quotes.
+type Read<A> = (Outer<A>, FlowKey<A>);
+
 /// Reads an ICMP error and the tuple it quotes.
 #[inline(always)]
-fn read<P: Packet, F: Family>(p: &P) -> Result<(Outer<F::A>, FlowKey<F::A>), Reason> {
+fn read<P: Packet, F: Family>(p: &P) -> Result<Read<F::A>, Reason> {
     let inner = F::L4 + 8;
     let inner_l4 = inner + F::L4 - L3;
     let Some(b) = p.at(0, inner_l4 + 8) else { return Err(Reason::NotL4) };

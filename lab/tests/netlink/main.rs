@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 /// Longer than any change may take to arrive, on a busy machine too.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-pub const NODE_PORT: u16 = 30080;
+const NODE_PORT: u16 = 30080;
 
 /// Waits until `done`.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

@@ -121,12 +121,10 @@ fn a_node_that_redirects_into_a_narrower_device_says_so() -> Result<()> {
                 // 1472 bytes of IPv4, or 1452 of IPv6, fill 1500: more than VXLAN carries.
                 for length in [1_472 - 20 * family, 1_200] {
                     let request = vec![7; length];
-                    let count = loop {
-                        match socket.send(&request).and_then(|_| socket.recv(&mut reply)) {
-                            Ok(count) => break Some(count),
-                            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => break None,
-                            Err(e) => return Err(e).with_context(|| format!("{length} bytes to {dst}")),
-                        }
+                    let count = match socket.send(&request).and_then(|_| socket.recv(&mut reply)) {
+                        Ok(count) => Some(count),
+                        Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => None,
+                        Err(e) => return Err(e).with_context(|| format!("{length} bytes to {dst}")),
                     };
                     // Carried whole (in two outer packets), or refused in time; never lost in silence.
                     ensure!(count.is_none_or(|c| c == length), "{count:?} of {length}");

@@ -30,7 +30,7 @@ pub const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 pub struct Bench {
     pub agents: Vec<Agent>,
     // Servers end before the namespaces go.
-    pub servers: Vec<PodServer>,
+    _servers: Vec<PodServer>,
     pub manifests: ManifestDir,
     pub cluster: Cluster,
     marker: AtomicU16,
@@ -56,7 +56,7 @@ impl Bench {
         let cluster = Cluster::build(spec)?;
         let servers = cluster.pods().iter().map(|p| PodServer::start(p, 80)).collect::<Result<Vec<_>>>()?;
         let manifests = ManifestDir::new(&cluster)?;
-        Ok(Bench { agents: Vec::new(), servers, manifests, cluster, marker: AtomicU16::new(1_000) })
+        Ok(Bench { agents: Vec::new(), _servers: servers, manifests, cluster, marker: AtomicU16::new(1_000) })
     }
 
     /// How agents are run here.

@@ -106,7 +106,7 @@ fn policies_flip_under_traffic_without_a_lost_flow() -> Result<()> {
     for _ in 0..2 {
         b.apply(&web.clone().spec_field(EXTERNAL, "Local").spec_field(INTERNAL, "Local"))?;
         let refused = expect(&third, &cluster_ip, Silent);
-        let dropped = expect(&[outside.clone()], &b.node_port(3, 30510), Silent);
+        let dropped = expect(std::slice::from_ref(&outside), &b.node_port(3, 30510), Silent);
         hold(&b, "Local", &[refused, dropped].concat())?;
         for flow in &flows {
             ensure!(flow.wait_for_exchanges(16, deadline), "flows stand still: {:?}", flow.report());
