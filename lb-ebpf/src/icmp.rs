@@ -13,6 +13,7 @@ use crate::packet::*;
 use crate::parse::{TCP, UDP};
 use crate::pipeline::Side;
 use crate::rewrite;
+use crate::select::Role;
 use crate::tables::Tables;
 use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_SNAT};
 use lb_common::{FlowKey, Reason};
@@ -40,17 +41,16 @@ pub fn error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -
     let Some(found) = flow::find(t, &rewrite::inverse(&quoted), now) else { return End::pass(Reason::NotL4) };
     // SAFETY: a map element; see `flow`.
     let f = unsafe { &*found.rec };
-    if f.flags & FLOW_HAIRPIN != 0 {
-        return End::pass(Reason::NotL4);
-    }
     let snat = f.flags & FLOW_SNAT != 0;
     let late = f.flags & FLOW_LATE != 0;
+    let hairpin = f.flags & FLOW_HAIRPIN != 0;
     let coming_in = matches!(side, Side::In(_));
     if found.reverse {
         // About a client's packet: back to the client, who knows only the frontend.
         let src = if outer.src == f.reply.src { f.orig.dst } else { outer.src };
         let change = Change { src, dst: f.orig.src, quoted: f.orig };
         return match (snat, late, coming_in) {
+            (true, _, true) if hairpin => back::<P, F>(p, &outer, &quoted, &change),
             (true, _, true) => turn::<P, F, T>(p, t, &outer, &quoted, &change),
             (false, true, true) if f.client_ifindex == p.ifindex() => {
                 settle::<P, F>(p, &outer, &quoted, &change)
@@ -65,7 +65,9 @@ pub fn error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -
     // About a reply: on to the backend, which knows only its own tuple.
     let src = if snat { f.reply.dst } else { outer.src };
     let change = Change { src, dst: f.reply.src, quoted: f.reply };
-    if snat {
+    if hairpin {
+        back::<P, F>(p, &outer, &quoted, &change)
+    } else if snat {
         turn::<P, F, T>(p, t, &outer, &quoted, &change)
     } else {
         settle::<P, F>(p, &outer, &quoted, &change)
@@ -166,6 +168,20 @@ fn settle<P: Packet, F: Family>(
         return End::drop(Reason::RewriteFailed);
     }
     End::pass(Reason::IcmpError)
+}
+
+/// Translates and sends it back to the pod that speaks to itself.
+#[inline(always)]
+fn back<P: Packet, F: Family>(
+    p: &mut P,
+    outer: &Outer<F::A>,
+    quoted: &FlowKey<F::A>,
+    to: &Change<F::A>,
+) -> End {
+    if !rewrite_both::<P, F>(p, outer, quoted, to) {
+        return End::drop(Reason::RewriteFailed);
+    }
+    forward::bounce(p, Role::Pod, Reason::IcmpError)
 }
 
 /// Translates and sends it on, as `pipeline::turn` does with the flow's packets.

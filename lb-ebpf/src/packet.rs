@@ -32,6 +32,8 @@ pub struct Fib {
 pub const FIB_SUCCESS: u32 = 0;
 /// The destination is this node.
 pub const FIB_NOT_FWDED: u32 = 4;
+/// Route and neighbour found, but the packet is larger than the device takes.
+pub const FIB_FRAG_NEEDED: u32 = 8;
 /// Route found, neighbour not resolved.
 pub const FIB_NO_NEIGH: u32 = 7;
 

@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 use core::mem::offset_of;
 use lb_common::reason::Hook;
 use lb_ebpf::mem::rd;
-use lb_ebpf::packet::{End, Fib, FibQuery, Packet, Verdict};
+use lb_ebpf::packet::{End, FIB_FRAG_NEEDED, FIB_SUCCESS, Fib, FibQuery, Packet, Verdict};
 
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
 const BPF_F_MARK_MANGLED_0: u64 = 1 << 5;
@@ -88,7 +88,14 @@ impl Packet for TcPacket {
     }
     #[inline(always)]
     fn fib(&mut self, q: &FibQuery) -> Fib {
-        fib::lookup(self.skb.cast(), self.ifindex(), q)
+        let mut fib = fib::lookup(self.skb.cast(), self.ifindex(), q);
+        if fib.status == FIB_FRAG_NEEDED {
+            // Without a length given, this is the kernel's judgement of the skb after a lookup that succeeded. The
+            // frame goes on: an overlay fragments what carries it, and whoever cannot take it whole at the other end
+            // fragments it, or says so to the sender through us.
+            fib.status = FIB_SUCCESS;
+        }
+        fib
     }
     #[inline(always)]
     fn resize(&mut self, len: usize) -> bool {
