@@ -144,10 +144,10 @@ pub fn fresh_port() -> u16 {
     let (low, high) = (10_300..30_000_u16, 32_768..65_000_u16);
     let below = low.end - low.start;
     let next = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-        Some((next + 1) % (below + high.end - high.start))
+        Some((next + 1) % (below + (high.end - high.start)))
     });
     let next = next.unwrap_or_else(|next| next);
-    if next < below { low.start + next } else { high.start + next - below }
+    if next < below { low.start + next } else { high.start + (next - below) }
 }
 
 impl Check {
