@@ -178,7 +178,7 @@ fn from_uplink<P: Packet, F: Family, T: Tables<F>>(
         return Err(Reason::TtlExceeded);
     }
     let Some(hop) = t.hop(id) else { return Err(Reason::Inconsistent) };
-    let cached = forward::cached(hop, now);
+    let cached = forward::cached(p, hop, now);
     let (status, out) = match &cached {
         Some(r) => (FIB_SUCCESS, r.ifindex),
         None => {

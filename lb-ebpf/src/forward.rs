@@ -13,6 +13,10 @@ use lb_common::Reason;
 use lb_common::config::IFACE_CAN_XDP_REDIRECT;
 use lb_common::flow::{HOP_FRESH, Hop};
 
+/// A frame of Ethernet's usual MTU. For longer ones only the FIB knows whether the next hop takes them; a redirect of XDP
+/// to a device that does not would lose them.
+const ORDINARY_FRAME: usize = 14 + 1500;
+
 /// A way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -57,7 +61,10 @@ pub fn xdp_can_send<P: Packet, F: Family, T: Tables<F>>(p: &P, t: &T, ifindex: u
 /// The cached next hop, while it is fresh. Its fields may be those of two lookups when another CPU refreshes it at this
 /// moment; they differ only when the route just changed, and then the packet goes where it would have gone before.
 #[inline(always)]
-pub(crate) fn cached(hop: *mut Hop, now: u32) -> Option<Route> {
+pub(crate) fn cached<P: Packet>(p: &P, hop: *mut Hop, now: u32) -> Option<Route> {
+    if P::IS_XDP && p.len() > ORDINARY_FRAME {
+        return None;
+    }
     // SAFETY: a map element.
     let h = unsafe { &*hop };
     (h.ifindex != 0 && now.wrapping_sub(h.at_tick) < HOP_FRESH && has_macs(h))
@@ -87,7 +94,7 @@ pub(crate) fn route<P: Packet, F: Family, T: Tables<F>>(
     q: &FibQuery,
     now: u32,
 ) -> Result<Route, Reason> {
-    if let Some(r) = cached(hop, now) {
+    if let Some(r) = cached(p, hop, now) {
         if P::IS_XDP && !xdp_can_send(p, t, r.ifindex) {
             return Err(Reason::ToTc);
         }
