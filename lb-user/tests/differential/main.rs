@@ -13,12 +13,12 @@ mod world;
 
 use lb_user::model::{Proto, World};
 use node::{Node, Sent};
-use oracle::{Oracle, Want};
+use oracle::{Oracle, PortId, Want};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use world::{Client, Connection, Options};
+use world::{Client, Connection, Options, To};
 
 /// This pod's interface is one of which nobody says that it has local pods behind it.
 const UNKNOWN_POD: u8 = 3;
@@ -34,14 +34,16 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let phase = || (world::world(), prop::collection::vec(world::connection(), 1..80));
-    (world::options(), phase(), phase()).prop_map(|(options, a, b)| Case { options, phases: vec![a, b] })
+    let connections = || prop::collection::vec(world::connection(), 1..80);
+    (world::options(), world::worlds(), connections(), connections())
+        .prop_map(|(options, (a, b), c, d)| Case { options, phases: vec![(a, c), (b, d)] })
 }
 
 fn check(case: &Case, seen: &Cell<u64>) -> Result<(), TestCaseError> {
     let mut node = Node::new(case.options);
     let mut affinity = BTreeMap::new();
     let (mut now_s, mut sport) = (10, 1_000);
+    let mut last: Option<(Connection, PortId)> = None;
     for (world, connections) in &case.phases {
         node.sync(world);
         for c in connections {
@@ -49,11 +51,26 @@ fn check(case: &Case, seen: &Cell<u64>) -> Result<(), TestCaseError> {
             sport += 1;
             node.set_now(now_s);
             let mut oracle = Oracle { world, options: case.options, affinity: &mut affinity };
-            connect(&mut node, &mut oracle, c, sport, now_s)?;
+            let c = repeated(&oracle, last.as_ref(), c);
+            if let Want::Serve { port, .. } = connect(&mut node, &mut oracle, &c, sport, now_s)? {
+                last = Some((c, port));
+            }
             seen.set(seen.get() + 1);
         }
     }
     Ok(())
+}
+
+/// What becomes of a connection that is to repeat the last one by another frontend.
+fn repeated(oracle: &Oracle<'_>, last: Option<&(Connection, PortId)>, c: &Connection) -> Connection {
+    let (Some(n), Some((last, port))) = (c.again, last) else { return *c };
+    let places = oracle.places(port);
+    match places.get(usize::from(n) % places.len().max(1)) {
+        Some((address, port)) => {
+            Connection { to: To::Exactly(*address), port: *port, after_s: c.after_s, ..*last }
+        }
+        None => *c,
+    }
 }
 
 /// Whose affinity it is: an address, or a network namespace.
@@ -70,7 +87,7 @@ fn connect(
     c: &Connection,
     sport: u16,
     now_s: u32,
-) -> Result<(), TestCaseError> {
+) -> Result<Want, TestCaseError> {
     let name = client_name(c);
     let want = oracle.narrowed(&name, &oracle.decide(c), now_s);
     let at_socket = matches!(c.client, Client::Socket | Client::PodSocket(_));
@@ -89,7 +106,7 @@ fn connect(
         }
         _ => prop_assert!(false, "{}", context()),
     }
-    Ok(())
+    Ok(want)
 }
 
 /// What a socket hook leaves alone: whatever the packet path would refuse, what is no frontend, pods' sockets unless

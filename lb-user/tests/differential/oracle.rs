@@ -72,6 +72,7 @@ pub fn destination(c: &Connection) -> IpAddr {
         To::External(h) => ip(c.v6, net::EXTERNAL, h),
         To::Node(h) => ip(c.v6, net::NODE, h),
         To::Other(h) => ip(c.v6, net::OUTSIDE, 100 + h),
+        To::Exactly(address) => address,
     }
 }
 
@@ -125,6 +126,20 @@ impl<'a> Oracle<'a> {
         }
         found.sort_by(|a, b| (a.0, a.1, &a.2, &a.3).cmp(&(b.0, b.1, &b.2, &b.3)));
         found.into_iter().next().map(|f| f.4)
+    }
+
+    /// Everywhere a service port may be asked for.
+    pub fn places(&self, id: &PortId) -> Vec<(IpAddr, u16)> {
+        let mut all = Vec::new();
+        for service in self.world.services.values().filter(|s| s.key.to_string() == id.0) {
+            for port in service.ports.iter().filter(|p| *p.name == *id.1 && p.proto == id.2) {
+                let lists = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
+                all.extend(lists.iter().flat_map(|list| list.iter().map(|a| (*a, port.port))));
+                all.extend(self.node_port_addresses(id.3).into_iter().map(|a| (a, port.node_port)));
+            }
+        }
+        all.retain(|(a, _)| a.is_ipv6() == id.3);
+        all
     }
 
     /// M1: (name, protocol) is a service port's identity; the API allows each once.

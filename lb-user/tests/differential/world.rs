@@ -100,6 +100,8 @@ pub enum To {
     External(u8),
     Node(u8),
     Other(u8),
+    /// Wherever the case says, see [`Connection::again`].
+    Exactly(IpAddr),
 }
 
 /// One new connection.
@@ -115,6 +117,9 @@ pub struct Connection {
     pub xdp: bool,
     /// Seconds since the one before.
     pub after_s: u32,
+    /// The client of the last connection that was served comes again, to this of all the frontends of that service port:
+    /// so affinity meets another policy's set.
+    pub again: Option<u8>,
 }
 
 fn proto() -> impl Strategy<Value = Proto> {
@@ -140,8 +145,10 @@ pub fn connection() -> impl Strategy<Value = Connection> {
     ];
     let port = prop_oneof![4 => 80u16..83, 4 => 30080u16..30083, 1 => Just(9u16)];
     let after_s = prop_oneof![8 => Just(0u32), 1 => 0u32..3];
-    (any::<bool>(), proto(), client, to, port, any::<bool>(), after_s).prop_map(
-        |(v6, proto, client, to, port, xdp, after_s)| Connection {
+    let again = prop::option::weighted(0.4, any::<u8>());
+    (any::<bool>(), proto(), client, to, port, any::<bool>(), after_s, again).prop_map(
+        |(v6, proto, client, to, port, xdp, after_s, again)| Connection {
+            again,
             v6,
             proto,
             client,
@@ -253,8 +260,27 @@ fn slice(name: u8) -> impl Strategy<Value = Slice> {
     })
 }
 
+/// A cluster, and what it becomes: each object stays or is another one.
+pub fn worlds() -> impl Strategy<Value = (World, World)> {
+    (world(), world(), prop::array::uniform12(any::<bool>())).prop_map(|(before, other, changes)| {
+        let (services, slices) = changes.split_at(4);
+        let mut after = World::default();
+        for (i, changed) in services.iter().enumerate() {
+            let key = Key::new("ns", format!("s{i}"));
+            let from = if *changed { &other } else { &before };
+            from.services.get(&key).into_iter().for_each(|o| drop(after.services.insert(o.clone())));
+        }
+        for (i, changed) in slices.iter().enumerate() {
+            let key = Key::new("ns", format!("slice{i}"));
+            let from = if *changed { &other } else { &before };
+            from.slices.get(&key).into_iter().for_each(|o| drop(after.slices.insert(o.clone())));
+        }
+        (before, after)
+    })
+}
+
 /// A cluster.
-pub fn world() -> impl Strategy<Value = World> {
+fn world() -> impl Strategy<Value = World> {
     let service_or_none = |name| prop::option::weighted(0.9, service(name));
     let slice_or_none = |name| prop::option::weighted(0.9, slice(name));
     let services = [0u8, 1, 2, 3].map(service_or_none);
