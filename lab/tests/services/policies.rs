@@ -85,9 +85,14 @@ fn s50_node_ports_follow_the_external_policy_there_and_back() -> Result<()> {
 fn policies_flip_under_traffic_without_a_lost_flow() -> Result<()> {
     let b = shared()?;
     let deadline = Duration::from_secs(20);
-    let web = b.service("flip").node_port(30510).pods([b.cluster.pod(1, 1), b.cluster.pod(2, 1)]);
+    // Servers of its own: these flows' ports are the kernel's choice, which other rows' UDP flows to the same backend
+    // may still hold (see `check::fresh_port`).
+    let endpoints = [b.cluster.pod(1, 1), b.cluster.pod(2, 1)];
+    let serve = |pod: &lab::Pod| PodServer::start_in(&pod.ns, &pod.name, 8082);
+    let _servers = endpoints.into_iter().map(serve).collect::<Result<Vec<_>>>()?;
+    let web = b.service("flip").target(8082).node_port(30510).pods(endpoints);
     let (cluster_ip, node_ports) = (b.cluster_ip("flip"), b.node_ports(30510));
-    let both = pods([b.cluster.pod(1, 1), b.cluster.pod(2, 1)]);
+    let both = pods(endpoints);
     let everywhere = expect(&b.everyone(), &[cluster_ip.clone(), node_ports.clone()].concat(), both);
     b.apply(&web)?;
     hold(&b, "Cluster", &everywhere)?;
