@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use lab::traffic::{Ask, Transport};
 
-use crate::check::fresh_port;
 use crate::prelude::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,8 +28,10 @@ struct Client {
 
 impl Client {
     fn ask(&self) -> Result<String> {
-        let ask =
-            Ask::new(self.to).timeout(PATIENCE).source_port(fresh_port()).over(self.over, &self.from.ns);
+        let ask = Ask::new(self.to)
+            .timeout(PATIENCE)
+            .source_port(self.from.fresh_port())
+            .over(self.over, &self.from.ns);
         Ok(ask.with_context(|| format!("{} over {:?}", self.to, self.over))?.pod)
     }
 

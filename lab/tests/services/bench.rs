@@ -132,8 +132,7 @@ impl Bench {
 
     /// A process of a node as a client, such as a pod on the host's network.
     pub fn host(&self, node: usize) -> Vantage {
-        let node = self.cluster.node(node);
-        Vantage::new(node.name(), node.ns(), node.address())
+        Vantage::on_node(self.cluster.node(node))
     }
 
     /// The client outside.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use lab::address::Dual;
 use lab::traffic::{Ask, Transport};
-use lab::{Ns, Pod};
+use lab::{Node, Ns, Pod};
 
 use crate::bench::Bench;
 
@@ -38,11 +39,17 @@ pub struct Vantage {
     name: String,
     pub ns: Ns,
     pub address: Dual,
+    is_node: bool,
 }
 
 impl Vantage {
     pub fn new(name: &str, ns: &Ns, address: Dual) -> Self {
-        Self { name: name.to_owned(), ns: ns.clone(), address }
+        Self { name: name.to_owned(), ns: ns.clone(), address, is_node: false }
+    }
+
+    /// A process of a node.
+    pub fn on_node(node: &Node) -> Self {
+        Self { is_node: true, ..Self::new(node.name(), node.ns(), node.address()) }
     }
 }
 
@@ -133,26 +140,41 @@ impl Sources for Vec<Check> {
     }
 }
 
-/// A source port that no other question of the last minutes has had, whoever asked.
-///
-/// A client's kernel gives the same port to connections that differ in their frontend alone; where two nodes translate
-/// them to one backend, or one is masqueraded by the node that opens the other, they become one (docs/limitations.md).
-/// So many questions in so short a time would meet that by chance; rows are about other things.
-pub fn fresh_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Around the nodePorts, where health checks listen.
-    let (low, high) = (10_300..30_000_u16, 32_768..65_000_u16);
-    let below = low.end - low.start;
-    let next = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-        Some((next + 1) % (below + (high.end - high.start)))
-    });
-    let next = next.unwrap_or_else(|next| next);
-    if next < below { low.start + next } else { high.start + (next - below) }
+/// Ports that no other question of the last minutes has had: the next of these ranges, one after the other.
+struct Ports {
+    ranges: [Range<u16>; 2],
+    next: AtomicU16,
+}
+
+impl Ports {
+    fn fresh(&self) -> u16 {
+        let [first, second] = &self.ranges;
+        let below = first.end - first.start;
+        let count = below + (second.end - second.start);
+        let next =
+            self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some((next + 1) % count));
+        let next = next.unwrap_or_else(|next| next);
+        if next < below { first.start + next } else { second.start + (next - below) }
+    }
+}
+
+impl Vantage {
+    /// A source port of one's own.
+    ///
+    /// A client's kernel gives the same port to connections that differ in their frontend alone; where two nodes
+    /// translate them to one backend they become one (docs/limitations.md). So many questions in so short a time would
+    /// meet that by chance; rows are about other things. A node's processes use `ip_local_port_range`, which
+    /// masqueraded flows keep out of; all others any port but those where health checks listen.
+    pub fn fresh_port(&self) -> u16 {
+        static OF_NODES: Ports = Ports { ranges: [32_768..61_000, 0..0], next: AtomicU16::new(0) };
+        static OF_OTHERS: Ports = Ports { ranges: [10_300..30_000, 32_768..65_000], next: AtomicU16::new(0) };
+        if self.is_node { OF_NODES.fresh() } else { OF_OTHERS.fresh() }
+    }
 }
 
 impl Check {
     fn ask(&self, patience: Duration) -> io::Result<(String, IpAddr)> {
-        let ask = Ask::new(self.dst).timeout(patience).source_port(fresh_port());
+        let ask = Ask::new(self.dst).timeout(patience).source_port(self.from.fresh_port());
         let answer = ask.here(self.transport)?;
         Ok((answer.pod, answer.src.ip()))
     }

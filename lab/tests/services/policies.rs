@@ -86,7 +86,7 @@ fn policies_flip_under_traffic_without_a_lost_flow() -> Result<()> {
     let b = shared()?;
     let deadline = Duration::from_secs(20);
     // Servers of its own: these flows' ports are the kernel's choice, which other rows' UDP flows to the same backend
-    // may still hold (see `check::fresh_port`).
+    // may still hold (see `Vantage::fresh_port`).
     let endpoints = [b.cluster.pod(1, 1), b.cluster.pod(2, 1)];
     let serve = |pod: &lab::Pod| PodServer::start_in(&pod.ns, &pod.name, 8082);
     let _servers = endpoints.into_iter().map(serve).collect::<Result<Vec<_>>>()?;
