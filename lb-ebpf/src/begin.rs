@@ -67,7 +67,7 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
     let (reply_dst, flags) = match role {
         Role::Uplink => from_uplink::<P, F, T>(p, t, c, parsed, &svc, id, &b, now)?,
         Role::Pod => from_pod::<F>(c, k, &svc, local_pod, &b)?,
-        Role::Late => (k.src, FLOW_LATE),
+        Role::Late => (late_source::<F>(c, k), FLOW_LATE),
     };
     let mut n = new_flow::<F>(k, &svc, id, &b, reply_dst, flags, p.ifindex());
     flow::create(t, p, c, &mut n, now)
@@ -150,6 +150,14 @@ fn from_pod<F: Family>(
         return Ok((node, local | FLOW_SNAT | FLOW_FROM_POD));
     }
     Ok((k.src, local | FLOW_FROM_POD))
+}
+
+/// A process of this node: its address is kept, unless that is the frontend's own. The stack takes a bound VIP as the
+/// source towards itself, and other nodes may have that one, too: replies from elsewhere would not come back.
+#[inline(always)]
+fn late_source<F: Family>(c: &Config, k: &FlowKey<F::A>) -> F::A {
+    let node = F::node_addr(c);
+    if k.src == k.dst && !node.is_unspecified() { node } else { k.src }
 }
 
 /// An outside client's flow: a backend elsewhere sees this node, so that its replies come back here.

@@ -199,7 +199,7 @@ fn claim_reply<F: Family, T: Tables<F>>(
     now: u32,
 ) -> Result<(), Reason> {
     let own = u16::from_be(n.orig.sport_be) as u32;
-    let masqueraded = n.flags & FLOW_SNAT != 0;
+    let masqueraded = n.flags & (FLOW_SNAT | FLOW_LATE) != 0;
     let forbidden = masqueraded && own >= c.nodeport_min && own <= c.nodeport_max;
     // The node's own sockets are given these ports, and know nothing of our flows: to be used last.
     let shared = masqueraded && own >= c.local_port_min && own <= c.local_port_max;

@@ -5,7 +5,7 @@
 //! nothing is ever made or indexed with what is quoted.
 
 use crate::csum;
-use crate::family::{Family, L3, V6, note_header};
+use crate::family::{Family, L3, V6, V6Frag, note_header};
 use crate::flow;
 use crate::forward::{self, Route};
 use crate::mem::{rd, wr};
@@ -18,8 +18,8 @@ use crate::tables::Tables;
 use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_SNAT};
 use lb_common::{FlowKey, Reason};
 
-/// Bytes that the longest quoted tuple reaches to: ICMPv6 around IPv6.
-pub const LONGEST: usize = V6::L4 + 8 + (V6::L4 - L3) + 8;
+/// Bytes that the longest quoted tuple reaches to: ICMPv6 around IPv6 with a fragment header.
+pub const LONGEST: usize = V6::L4 + 8 + (V6Frag::L4 - L3) + 8;
 
 /// What an error becomes.
 struct Change<A> {
@@ -30,10 +30,21 @@ struct Change<A> {
     quoted: FlowKey<A>,
 }
 
-/// One family's ICMP packets.
+/// Does this ICMPv6 packet quote a fragment? "Packet too big" does, of every datagram that its sender cut for a wider way.
 #[inline(always)]
-pub fn error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> End {
-    let (outer, quoted) = match read::<P, F>(p) {
+pub fn quotes_fragment<P: Packet>(p: &P) -> bool {
+    const QUOTED: usize = V6::L4 + 8;
+    match p.at(0, QUOTED + V6Frag::L4 - L3) {
+        // SAFETY: all bytes of a header and a fragment header after `QUOTED` were checked.
+        Some(b) => unsafe { V6Frag::quoted(b, QUOTED) }.is_some(),
+        None => false,
+    }
+}
+
+/// One family's ICMP packets, quoting packets of the form `Q`.
+#[inline(always)]
+pub fn error<P: Packet, F: Family, Q: Family<A = F::A>, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> End {
+    let (outer, quoted) = match read::<P, F, Q>(p) {
         Ok(x) => x,
         Err(r) => return End::pass(r),
     };
@@ -50,12 +61,12 @@ pub fn error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -
         let src = if outer.src == f.reply.src { f.orig.dst } else { outer.src };
         let change = Change { src, dst: f.orig.src, quoted: f.orig };
         return match (snat, late, coming_in) {
-            (true, _, true) if hairpin => back::<P, F>(p, &outer, &quoted, &change),
-            (true, _, true) => turn::<P, F, T>(p, t, &outer, &quoted, &change),
+            (true, _, true) if hairpin => back::<P, F, Q>(p, &outer, &quoted, &change),
+            (true, _, true) => turn::<P, F, Q, T>(p, t, &outer, &quoted, &change),
             (false, true, true) if f.client_ifindex == p.ifindex() => {
-                settle::<P, F>(p, &outer, &quoted, &change)
+                settle::<P, F, Q>(p, &outer, &quoted, &change)
             }
-            (false, false, false) => settle::<P, F>(p, &outer, &quoted, &change),
+            (false, false, false) => settle::<P, F, Q>(p, &outer, &quoted, &change),
             _ => End::pass(Reason::NotL4),
         };
     }
@@ -66,11 +77,11 @@ pub fn error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -
     let src = if snat { f.reply.dst } else { outer.src };
     let change = Change { src, dst: f.reply.src, quoted: f.reply };
     if hairpin {
-        back::<P, F>(p, &outer, &quoted, &change)
+        back::<P, F, Q>(p, &outer, &quoted, &change)
     } else if snat {
-        turn::<P, F, T>(p, t, &outer, &quoted, &change)
+        turn::<P, F, Q, T>(p, t, &outer, &quoted, &change)
     } else {
-        settle::<P, F>(p, &outer, &quoted, &change)
+        settle::<P, F, Q>(p, &outer, &quoted, &change)
     }
 }
 
@@ -86,9 +97,9 @@ type Read<A> = (Outer<A>, FlowKey<A>);
 
 /// Reads an ICMP error and the tuple it quotes.
 #[inline(always)]
-fn read<P: Packet, F: Family>(p: &P) -> Result<Read<F::A>, Reason> {
+fn read<P: Packet, F: Family, Q: Family<A = F::A>>(p: &P) -> Result<Read<F::A>, Reason> {
     let inner = F::L4 + 8;
-    let inner_l4 = inner + F::L4 - L3;
+    let inner_l4 = inner + Q::L4 - L3;
     let Some(b) = p.at(0, inner_l4 + 8) else { return Err(Reason::NotL4) };
     // SAFETY: `inner_l4 + 8` bytes were checked, which is more than each of these reads.
     unsafe {
@@ -96,7 +107,7 @@ fn read<P: Packet, F: Family>(p: &P) -> Result<Read<F::A>, Reason> {
         if h.proto != F::ICMP || !F::is_icmp_error(rd(b, F::L4)) || h.l4_len < inner_l4 + 8 - F::L4 {
             return Err(Reason::NotL4);
         }
-        let Some((src, dst, proto)) = F::quoted(b, inner) else { return Err(Reason::NotL4) };
+        let Some((src, dst, proto)) = Q::quoted(b, inner) else { return Err(Reason::NotL4) };
         if !matches!(proto, TCP | UDP) {
             return Err(Reason::NotL4);
         }
@@ -113,14 +124,14 @@ fn read<P: Packet, F: Family>(p: &P) -> Result<Read<F::A>, Reason> {
 
 /// Rewrites both headers and every checksum. False = refused by a helper.
 #[inline(always)]
-fn rewrite_both<P: Packet, F: Family>(
+fn rewrite_both<P: Packet, F: Family, Q: Family<A = F::A>>(
     p: &mut P,
     outer: &Outer<F::A>,
     quoted: &FlowKey<F::A>,
     to: &Change<F::A>,
 ) -> bool {
     let inner = F::L4 + 8;
-    let inner_l4 = inner + F::L4 - L3;
+    let inner_l4 = inner + Q::L4 - L3;
     let outer_diff = csum::sub(
         csum::add(F::sum(&to.src), F::sum(&to.dst)),
         csum::add(F::sum(&outer.src), F::sum(&outer.dst)),
@@ -137,7 +148,7 @@ fn rewrite_both<P: Packet, F: Family>(
     // SAFETY: `inner_l4 + 8` bytes were checked.
     let body_diff = unsafe {
         F::store_addrs(b, &to.src, &to.dst, outer_diff);
-        let header_diff = F::store_quoted(b, inner, &to.quoted.src, &to.quoted.dst, quoted_diff);
+        let header_diff = Q::store_quoted(b, inner, &to.quoted.src, &to.quoted.dst, quoted_diff);
         wr(b, inner_l4, to.quoted.sport_be);
         wr(b, inner_l4 + 2, to.quoted.dport_be);
         let mut diff = csum::add(header_diff, port_diff);
@@ -158,13 +169,13 @@ fn rewrite_both<P: Packet, F: Family>(
 
 /// Translates where it is and lets the stack deliver it.
 #[inline(always)]
-fn settle<P: Packet, F: Family>(
+fn settle<P: Packet, F: Family, Q: Family<A = F::A>>(
     p: &mut P,
     outer: &Outer<F::A>,
     quoted: &FlowKey<F::A>,
     to: &Change<F::A>,
 ) -> End {
-    if !rewrite_both::<P, F>(p, outer, quoted, to) {
+    if !rewrite_both::<P, F, Q>(p, outer, quoted, to) {
         return End::drop(Reason::RewriteFailed);
     }
     End::pass(Reason::IcmpError)
@@ -172,13 +183,13 @@ fn settle<P: Packet, F: Family>(
 
 /// Translates and sends it back to the pod that speaks to itself.
 #[inline(always)]
-fn back<P: Packet, F: Family>(
+fn back<P: Packet, F: Family, Q: Family<A = F::A>>(
     p: &mut P,
     outer: &Outer<F::A>,
     quoted: &FlowKey<F::A>,
     to: &Change<F::A>,
 ) -> End {
-    if !rewrite_both::<P, F>(p, outer, quoted, to) {
+    if !rewrite_both::<P, F, Q>(p, outer, quoted, to) {
         return End::drop(Reason::RewriteFailed);
     }
     forward::bounce(p, Role::Pod, Reason::IcmpError)
@@ -186,7 +197,7 @@ fn back<P: Packet, F: Family>(
 
 /// Translates and sends it on, as `pipeline::turn` does with the flow's packets.
 #[inline(always)]
-fn turn<P: Packet, F: Family, T: Tables<F>>(
+fn turn<P: Packet, F: Family, Q: Family<A = F::A>, T: Tables<F>>(
     p: &mut P,
     t: &T,
     outer: &Outer<F::A>,
@@ -202,7 +213,7 @@ fn turn<P: Packet, F: Family, T: Tables<F>>(
         Err(r) if r.is_drop() => return End::drop(r),
         Err(r) => return End::pass(r),
     };
-    if !rewrite_both::<P, F>(p, outer, quoted, to) || !rewrite::hop_taken::<P, F>(p) {
+    if !rewrite_both::<P, F, Q>(p, outer, quoted, to) || !rewrite::hop_taken::<P, F>(p) {
         return End::drop(Reason::RewriteFailed);
     }
     forward::send(p, &route, Reason::IcmpError)

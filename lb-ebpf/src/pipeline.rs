@@ -58,11 +58,12 @@ pub fn run_slow<P: Packet, T: Tables<V4> + Tables<V6> + Tables<V6Frag>>(p: &mut 
     let packed = match ethertype_be(p) {
         e if e == V4::ETHERTYPE_BE => match parse::<P, V4>(p) {
             Err(Reason::Fragment) => fragment::<P, V4, T>(p, t, side),
-            _ => icmp_error::<P, V4, T>(p, t, side),
+            _ => icmp_error::<P, V4, V4, T>(p, t, side),
         },
         _ => match parse::<P, V6>(p) {
             Err(Reason::Fragment) => fragment::<P, V6Frag, T>(p, t, side),
-            _ => icmp_error::<P, V6, T>(p, t, side),
+            _ if icmp::quotes_fragment(p) => icmp_error::<P, V6, V6Frag, T>(p, t, side),
+            _ => icmp_error::<P, V6, V6, T>(p, t, side),
         },
     };
     End::unpack(packed)
@@ -91,8 +92,8 @@ fn fragment<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) ->
 
 /// As [`fragment`].
 #[inline(never)]
-fn icmp_error<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> u64 {
-    let end = icmp::error::<P, F, T>(p, t, side);
+fn icmp_error<P: Packet, F: Family, Q: Family<A = F::A>, T: Tables<F>>(p: &mut P, t: &T, side: Side) -> u64 {
+    let end = icmp::error::<P, F, Q, T>(p, t, side);
     t.count(p.hook(), end.reason);
     end.pack()
 }
@@ -105,6 +106,9 @@ fn translate<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side, p
         Side::UplinkOut => egress::<P, F, T>(p, t, parsed, true),
     }
 }
+
+/// ifindex of `lo` in every network namespace (include/net/flow.h, `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// What to do with a client's packet that belongs to a known flow.
 enum Known {
@@ -253,9 +257,10 @@ fn late<P: Packet, F: Family, T: Tables<F>>(
         return End::drop(Reason::RewriteFailed);
     }
     if here {
-        // The backend is the node itself.
-        let own = p.ifindex();
-        return forward::up::<P, F, T>(p, t, own, Reason::FwdLate);
+        // The backend is the node itself: by loopback, if that is managed. There the stack expects the node's own
+        // address as a source, and there its reply comes by.
+        let by = if t.iface(LOOPBACK).is_some() { LOOPBACK } else { p.ifindex() };
+        return forward::up::<P, F, T>(p, t, by, Reason::FwdLate);
     }
     End::out(Verdict::RedirectNeigh, fib.ifindex, Reason::FwdLate)
 }
@@ -341,7 +346,9 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
         // SAFETY: a map element; see `flow`.
         let f = unsafe { &*found.rec };
         if found.reverse {
-            if f.flags & (FLOW_SNAT | FLOW_LATE) != 0 {
+            // A late client's backend that answers by loopback is the node itself, and so is the client.
+            let late_here = f.flags & FLOW_LATE != 0 && late && p.ifindex() == LOOPBACK;
+            if f.flags & (FLOW_SNAT | FLOW_LATE) != 0 && !late_here {
                 return End::pass(Reason::NotOurs);
             }
             // The client's stack may use one port for a frontend and, directly or on another node, for its backend: a

@@ -210,6 +210,7 @@ fn facts(addresses: &[&str]) -> HostFacts {
         global: true,
         unusable: false,
         secondary: false,
+        on_link: true,
     };
     facts.addresses.insert(2, addresses.iter().map(address).collect());
     facts

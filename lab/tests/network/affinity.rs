@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::objects_extra::load_balanced;
 use lab::traffic::{Ask, Transport};
 use lab::{ClusterSpec, Ns};
@@ -14,13 +15,19 @@ use crate::support::*;
 const ASKS: usize = 20;
 const NODE_PORT: u16 = 30_095;
 
-/// Who answers many questions, each from another port.
+/// The first of the ports that questions are asked from: none of those that sockets are given, nor of nodePorts.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(11_000);
+
+/// Who answers many questions, each from a port that was never used before: a UDP flow keeps its pod.
 fn answering(from: &Ns, transport: Transport, dst: &[SocketAddr]) -> Result<BTreeSet<String>> {
     let mut pods = BTreeSet::new();
     for dst in dst {
-        let tally = Ask::new(*dst).timeout(PATIENCE).many(transport, from, ASKS, 2)?;
-        ensure!(tally.failures.is_empty(), "{transport:?} {dst}: {:?}", tally.failures.first());
-        pods.extend(tally.by_pod.into_keys());
+        for _ in 0..ASKS {
+            let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+            ensure!(port < 30_000, "ports are used up");
+            let answer = Ask::new(*dst).timeout(PATIENCE).source_port(port).over(transport, from);
+            pods.insert(answer.with_context(|| format!("{transport:?} {dst} from port {port}"))?.pod);
+        }
     }
     Ok(pods)
 }

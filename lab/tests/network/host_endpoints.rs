@@ -1,8 +1,6 @@
 //! Endpoints on the host network (N14): a backend is the node itself, for its own pods, its own processes, other nodes
 //! and the world outside; the `kubernetes` Service is of this kind.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result};
 use lab::objects_extra::{Endpoint, family_of, slice};
 use lab::traffic::PodServer;
@@ -13,9 +11,7 @@ use crate::support::*;
 const NODE_PORT: u16 = 30_105;
 const HOST_PORT: u16 = 6_443;
 
-/// `by_socket`: whether the nodes have socket hooks. Without, a node does not reach itself over IPv4
-/// (docs/limitations.md).
-fn serve(spec: ClusterSpec, flags: &[&str], by_socket: bool) -> Result<()> {
+fn serve(spec: ClusterSpec, flags: &[&str]) -> Result<()> {
     let b = Bench::new(spec, flags)?;
     let nodes = [b.node(1), b.node(2)];
     let _servers = nodes
@@ -37,18 +33,15 @@ fn serve(spec: ClusterSpec, flags: &[&str], by_socket: bool) -> Result<()> {
     let node_ports: Vec<_> = b.cluster.nodes().iter().flat_map(|n| node_at(n, NODE_PORT)).collect();
     let frontends = [b.cluster_ip("api").to_vec(), node_ports.clone()].concat();
     assert_pods(b.client(), &node_ports, &names).context("outside")?;
-    let of_v6: Vec<_> = frontends.iter().copied().filter(SocketAddr::is_ipv6).collect();
-    let for_node = |is_backend: bool| if is_backend && !by_socket { &of_v6 } else { &frontends };
     for n in [1, 2, 3] {
         assert_pods(&b.pod(n, 1).ns, &frontends, &names).with_context(|| format!("a pod of node {n}"))?;
-        assert_pods(b.node(n).ns(), for_node(n < 3), &names).with_context(|| format!("node {n}"))?;
+        assert_pods(b.node(n).ns(), &frontends, &names).with_context(|| format!("node {n}"))?;
     }
     // The one endpoint is the client's own node, or another one.
     for n in [1, 2] {
         publish(&[nodes[n - 1]])?;
         let name = [names[n - 1]];
-        assert_pods(b.node(1).ns(), for_node(n == 1), &name)
-            .with_context(|| format!("node 1 to node {n}"))?;
+        assert_pods(b.node(1).ns(), &frontends, &name).with_context(|| format!("node 1 to node {n}"))?;
         assert_pods(&b.pod(1, 2).ns, &frontends, &name)
             .with_context(|| format!("a pod of node 1 to node {n}"))?;
         assert_pods(b.client(), &node_ports, &name)?;
@@ -58,11 +51,11 @@ fn serve(spec: ClusterSpec, flags: &[&str], by_socket: bool) -> Result<()> {
 
 #[test]
 fn endpoints_on_the_host_network_are_reached_from_everywhere() -> Result<()> {
-    serve(ClusterSpec::default(), &[], true)
+    serve(ClusterSpec::default(), &[])
 }
 
 #[test]
 fn endpoints_on_the_host_network_are_reached_without_socket_hooks_and_xdp() -> Result<()> {
     let spec = ClusterSpec { cni: Cni::Bridge, inter_node: InterNode::Vxlan, ..ClusterSpec::default() };
-    serve(spec, &["--socket-lb", "off", "--xdp-mode", "off"], false)
+    serve(spec, &["--socket-lb", "off", "--xdp-mode", "off"])
 }

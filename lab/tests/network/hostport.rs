@@ -38,6 +38,11 @@ fn host_ports(cni: Cni, flags: &[&str]) -> Result<()> {
     let b = Bench::new(spec, flags)?;
     let own = IpAddr::from(b.node(1).address().v4);
     let pod = |p| IpAddr::from(b.pod(1, p).address.v4);
+    if cni == Cni::Bridge {
+        // As the bridge plugin does for pods with hostPorts (`hairpinMode`): what a pod sends to itself has to leave by
+        // the port it came in by.
+        ip(b.node(1).ns(), &format!("link set dev veth{} type bridge_slave hairpin on\n", b.pod(1, 2).name))?;
+    }
     portmap(&b, &[("tcp", "127.0.0.1".parse()?, pod(1)), ("tcp", own, pod(2)), ("udp", own, pod(3))])?;
     // The same pods behind a Service with a nodePort.
     b.apply(&b.service("web", &[(1, 1), (1, 2), (1, 3), (2, 1)]).node_port(NODE_PORT))?;

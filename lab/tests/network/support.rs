@@ -211,8 +211,12 @@ pub enum Outcome {
     Answered,
     /// Somebody says at once that nobody is there.
     Refused,
-    /// Nobody says anything.
+    /// Nobody says anything, or a router that it knows no way.
     Silent,
+}
+
+fn is_silence(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
 
 /// Asks all of these at the same time, over both protocols, and compares.
@@ -224,7 +228,7 @@ pub fn assert_outcomes(asks: &[(&Ns, SocketAddr, Outcome)]) -> Result<()> {
             let outcome = match &result {
                 Ok(_) => Outcome::Answered,
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => Outcome::Refused,
-                Err(e) if e.kind() == ErrorKind::TimedOut => Outcome::Silent,
+                Err(e) if is_silence(e.kind()) => Outcome::Silent,
                 Err(e) => anyhow::bail!("{transport:?} from {} to {dst}: {e}", from.name()),
             };
             ensure!(

@@ -35,7 +35,10 @@ impl Family for V6Frag {
     #[inline(always)]
     unsafe fn quoted(p: *const u8, off: usize) -> Option<(A6, A6, u8)> {
         // SAFETY: the caller's promise.
-        unsafe { V6::quoted(p, off) }
+        let ((src, dst, next), proto, offset) =
+            unsafe { (V6::quoted(p, off)?, rd::<u8>(p, off + 40), rd::<u16>(p, off + 42)) };
+        // Only the first fragment has ports to tell its flow by.
+        (next == FRAGMENT && offset & 0xfff8u16.to_be() == 0).then_some((src, dst, proto))
     }
     #[inline(always)]
     unsafe fn store_quoted(p: *mut u8, off: usize, src: &A6, dst: &A6, diff: u32) -> u32 {

@@ -69,11 +69,11 @@ pub fn classify(
                 role,
                 local_pods: role == Role::Pod
                     && (config.detect_local == DetectLocal::Interface || is_pods_own(link, facts, config)),
-                addr4: source_of(addresses, |ip| match ip {
+                addr4: source_of(addresses, node_addresses, |ip| match ip {
                     IpAddr::V4(a) => Some(a),
                     IpAddr::V6(_) => None,
                 }),
-                addr6: source_of(addresses, |ip| match ip {
+                addr6: source_of(addresses, node_addresses, |ip| match ip {
                     IpAddr::V6(a) => Some(a),
                     IpAddr::V4(_) => None,
                 }),
@@ -131,10 +131,19 @@ fn is_pods_own(link: &Link, facts: &HostFacts, config: &Config) -> bool {
     }
 }
 
-/// The address packets are masqueraded with: the first usable global one, primary before secondary.
-fn source_of<A>(addresses: &[Address], family: impl Fn(IpAddr) -> Option<A>) -> Option<A> {
-    let mut usable: Vec<&Address> = addresses.iter().filter(|a| is_source(a)).collect();
-    usable.sort_by_key(|a| a.secondary);
+/// The address packets are masqueraded with. Replies have to come back to this very node, so what may be a load
+/// balancer's address that several nodes have bound comes last: one of the Node object's own before others, primary
+/// before secondary, one with a network before one that stands alone (a /32 or /128), the oldest before newer ones.
+fn source_of<A>(
+    addresses: &[Address],
+    node_addresses: &[IpAddr],
+    family: impl Fn(IpAddr) -> Option<A>,
+) -> Option<A> {
+    // The kernel lists IPv4 addresses in the order of their age and IPv6 ones newest first
+    // (net/ipv6/addrconf.c, ipv6_link_dev_addr).
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().filter(|a| is_source(a)).partition(|a| a.ip.is_ipv4());
+    let mut usable: Vec<&Address> = v4.into_iter().chain(v6.into_iter().rev()).collect();
+    usable.sort_by_key(|a| (!node_addresses.contains(&a.ip), a.secondary, !a.on_link));
     usable.into_iter().find_map(|a| family(a.ip))
 }
 
@@ -170,7 +179,13 @@ pub(super) mod tests {
     }
 
     pub fn address(ip: &str) -> Address {
-        Address { ip: ip.parse().expect("ip"), global: true, unusable: false, secondary: false }
+        Address {
+            ip: ip.parse().expect("ip"),
+            global: true,
+            unusable: false,
+            secondary: false,
+            on_link: true,
+        }
     }
 
     /// A host with eth0 (default route), eth1 (an internal net), a CNI bridge with a port, a ptp veth, VXLAN.
@@ -311,6 +326,27 @@ pub(super) mod tests {
         assert_eq!(got[0].addr4, Some(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(got[0].addr6, Some("2001:db8::1".parse().expect("ip")));
         assert_eq!(got[0].mac, [2, 0, 0, 0, 0, 2]);
+    }
+
+    #[test]
+    fn a_load_balancers_bound_address_is_not_masqueraded_with() {
+        let mut f = host();
+        let alone = |ip| Address { on_link: false, ..address(ip) };
+        // As the kernel lists them: IPv6 addresses newest first.
+        let mut on_eth0 = vec![alone("203.0.113.1"), alone("2001:db8:cb::1"), address("2001:db8:99::1")];
+        on_eth0.append(f.addresses.get_mut(&2).expect("eth0"));
+        f.addresses.insert(2, on_eth0);
+        let chosen = |node_addresses: &[&str]| {
+            let ips: Vec<IpAddr> = node_addresses.iter().map(|s| s.parse().expect("ip")).collect();
+            let got = classify(&f, &config(&[]), &ips, &BTreeSet::new()).swap_remove(0);
+            (got.addr4.expect("IPv4").to_string(), got.addr6.expect("IPv6").to_string())
+        };
+        assert_eq!(chosen(&[]), ("192.0.2.1".into(), "2001:db8::1".into()));
+        // What the Node object says wins, even over a network of its own.
+        assert_eq!(
+            chosen(&["203.0.113.1", "2001:db8:99::1"]),
+            ("203.0.113.1".into(), "2001:db8:99::1".into())
+        );
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Address {
     pub unusable: bool,
     /// A secondary address (IPv4) or a temporary one (IPv6).
     pub secondary: bool,
+    /// Its network has other hosts: the prefix is shorter than the address.
+    pub on_link: bool,
 }
 
 /// Everything the agent knows of the host.

@@ -285,6 +285,7 @@ fn address_of(message: &AddressMessage) -> Option<Address> {
         global: message.header.scope == AddressScope::Universe,
         unusable: flags.intersects(unusable) || tentative,
         secondary: flags.contains(AddressFlags::Secondary),
+        on_link: message.header.prefix_len < if ip.is_ipv4() { 32 } else { 128 },
     })
 }
 

@@ -288,8 +288,10 @@ impl<'a> Oracle<'a> {
         };
         let elsewhere = !is_here(target.0);
         match c.client {
-            // Its address is a node's already, or it is told apart too late.
-            Client::Node(_) | Client::NewPod(_) | Client::Socket | Client::PodSocket(_) => false,
+            // The stack takes the frontend's own address as the source, which may be a bound VIP: the main one instead.
+            Client::Node(_) => source(c) == Some(destination(c)) && !is_main(destination(c)),
+            // It is told apart too late, or has no address yet.
+            Client::NewPod(_) | Client::Socket | Client::PodSocket(_) => false,
             // Difference: what leaves the node again must come back here, whatever the policy; and what stays here
             // keeps the client's address, unless an option says otherwise.
             Client::Outside(_) | Client::RemotePod(_) => {
@@ -312,6 +314,11 @@ fn is_local(e: &Endpoint) -> bool {
 /// Is it an address of this node?
 pub fn is_own(a: IpAddr) -> bool {
     [1, 2].iter().any(|h| a == ip(a.is_ipv6(), net::NODE, *h))
+}
+
+/// Is it the node's main address?
+fn is_main(a: IpAddr) -> bool {
+    a == ip(a.is_ipv6(), net::NODE, 1)
 }
 
 /// Is it on this node, in a pod or without?
