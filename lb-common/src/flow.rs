@@ -95,6 +95,8 @@ pub const ST_FIN_REV: u32 = 8;
 pub const ST_RST: u32 = 16;
 /// TCP: a non-SYN packet came from the client after a reply: established.
 pub const ST_ESTABLISHED: u32 = 32;
+/// TCP: a non-SYN packet came from the backend: its handshake is over, it sends no SYN of this connection again.
+pub const ST_SERVING: u32 = 64;
 
 /// The source address was rewritten to this node's; replies are translated where they come in and redirected.
 pub const FLOW_SNAT: u32 = 1;

@@ -305,8 +305,8 @@ pub(crate) fn on_reply<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
     if p.is_tcp() {
         if p.tcp_flags & flag::RST != 0 {
             s |= ST_RST;
-        } else if p.tcp_flags & flag::FIN != 0 {
-            s |= ST_FIN_REV;
+        } else if p.tcp_flags & flag::SYN == 0 {
+            s |= if p.tcp_flags & flag::FIN != 0 { ST_SERVING | ST_FIN_REV } else { ST_SERVING };
         }
     }
     if s != f.state {

@@ -21,7 +21,7 @@ use crate::rewrite;
 use crate::seen;
 use crate::select::{self, Role};
 use crate::tables::Tables;
-use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT, ST_ESTABLISHED};
+use lb_common::flow::{FLOW_HAIRPIN, FLOW_LATE, FLOW_LOCAL, FLOW_SNAT, ST_SERVING};
 use lb_common::{Flow, FlowKey, Reason};
 
 /// Where a program runs.
@@ -282,6 +282,11 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     if flags & (FLOW_SNAT | FLOW_LATE) == 0 {
         return End::pass(Reason::NotOurs);
     }
+    // A process of this node took the port from which a flow that is over spoke to the same backend.
+    if parsed.is_syn_ack() && f.is_closed() {
+        flow::free(t, rec);
+        return End::pass(Reason::NotOurs);
+    }
     let began_at = f.client_ifindex;
     if flags & FLOW_LATE != 0 && P::IS_XDP && began_at != p.ifindex() {
         return End::pass(Reason::ToTc);
@@ -352,8 +357,12 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
                 return End::pass(Reason::NotOurs);
             }
             // The client's stack may use one port for a frontend and, directly or on another node, for its backend: a
-            // second handshake is that other connection's.
-            if parsed.is_syn_ack() && (f.state & ST_ESTABLISHED != 0 || f.is_closed()) {
+            // second handshake is that other connection's, and ours is over, since the backend has one of a tuple.
+            if parsed.is_syn_ack() && (f.state & ST_SERVING != 0 || f.is_closed()) {
+                // What goes to a pod may have been forged outside: that ends no flow which still lives.
+                if late || f.is_closed() {
+                    flow::free(t, found.rec);
+                }
                 return End::pass(Reason::NotOurs);
             }
             let target = flow::reply_target(f);

@@ -17,6 +17,7 @@ mod hostport;
 mod loadbalancer;
 mod localhost;
 mod path_mtu;
+mod port_reuse;
 mod raw;
 mod rolling;
 mod slices;
