@@ -7,7 +7,7 @@ use crate::family::Family;
 use crate::select::{self, usable};
 use crate::tables::Tables;
 use lb_common::flow::TICK_SHIFT;
-use lb_common::{Affinity, AffinityKey, Backend, SetRef, Svc};
+use lb_common::{Affinity, AffinityKey, Backend, SetRef, Svc, hash};
 
 /// Seconds to ticks at run time.
 #[inline(always)]
@@ -34,6 +34,14 @@ pub fn recall<F: Family, T: Tables<F>>(
         return None;
     }
     select::contains::<F, T>(t, set, a.backend_id).then_some((a.backend_id, b))
+}
+
+/// What a client's backend is chosen by: by the client alone, so that connections which begin at the same time on
+/// several CPUs choose the same one before there is a record.
+#[inline(always)]
+pub fn hash_of(seed: u32, key: &AffinityKey) -> u32 {
+    let [a, b, c, d] = key.client;
+    hash::words(seed, [a, b, c, d, key.svc_id])
 }
 
 /// Notes that a client began a connection to a backend.

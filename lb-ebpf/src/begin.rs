@@ -59,7 +59,11 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
             t.count(p.hook(), Reason::AffinityHit);
             found
         }
-        None => select::backend::<F, T>(t, set, F::hash(c.seed ^ salt, k), k.proto)?,
+        None => {
+            let by_flow = F::hash(c.seed ^ salt, k);
+            let h = if svc.affinity_s != 0 { affinity::hash_of(c.seed, &affinity) } else { by_flow };
+            select::backend::<F, T>(t, set, h, k.proto)?
+        }
     };
     if svc.affinity_s != 0 {
         affinity::remember::<F, T>(t, &affinity, id, &b, now);

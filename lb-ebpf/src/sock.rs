@@ -89,7 +89,10 @@ fn choose<F: Family, T: Tables<F>>(
         affinity::remember::<F, T>(t, &key, id, &b, now);
         return Ok((id, b));
     }
-    let h = hash::words(c.seed, [r.cookie[0], r.cookie[1], r.port_be as u32, svc.id]);
+    let h = match svc.affinity_s {
+        0 => hash::words(c.seed, [r.cookie[0], r.cookie[1], r.port_be as u32, svc.id]),
+        _ => affinity::hash_of(c.seed, &key),
+    };
     let (id, b) = select::backend::<F, T>(t, set, h, proto)?;
     if svc.affinity_s != 0 {
         affinity::remember::<F, T>(t, &key, id, &b, now);

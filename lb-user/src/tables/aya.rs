@@ -2,13 +2,15 @@
 //!
 //! Clones share the maps; changes of the one configuration element are serialised among them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
+use lb_common::backend::BACKEND_LIVE;
 use lb_common::service::RANGE_ID_BITS;
-use lb_common::{A4, A6, Backend, Config, RangeKey, Sock, SockKey, Svc, SvcKey, maps};
+use lb_common::{A4, A6, Backend, Config, Hop, RangeKey, Sock, SockKey, Svc, SvcKey, maps};
 
 use super::seen::Seen;
 use super::{BackendEntry, Dump, FrontendKey, LbTables, Limits, SourceRanges, TableError};
@@ -28,6 +30,9 @@ pub struct AyaTables {
     slots: Table<u32, u32>,
     ranges4: Table<RangeKey<A4>, u32>,
     ranges6: Table<RangeKey<A6>, u32>,
+    hops: [Table<u32, Hop>; 2],
+    /// Ids that were freed since this agent began, by family: their next hops may still be cached.
+    freed: [BTreeSet<u32>; 2],
     socks: Table<SockKey, Sock>,
     config: Arc<Mutex<Table<u32, Config>>>,
     seen: Arc<Mutex<Seen>>,
@@ -47,6 +52,8 @@ impl AyaTables {
             slots: Table::open(dir, maps::SLOTS)?,
             ranges4: Table::open(dir, maps::RANGES4)?,
             ranges6: Table::open(dir, maps::RANGES6)?,
+            hops: [Table::open(dir, maps::HOPS4)?, Table::open(dir, maps::HOPS6)?],
+            freed: Default::default(),
             socks: Table::open(dir, maps::SOCKS)?,
             config: Arc::new(Mutex::new(Table::open(dir, maps::CONFIG)?)),
             seen: Arc::new(Mutex::new(
@@ -96,6 +103,31 @@ impl AyaTables {
             dump.ranges.extend(network(k.ranges_id, k.prefix_len, Ipv6Addr::from(k.addr)))
         })?;
         Ok(dump)
+    }
+
+    /// Clears the cached next hop of every id that is taken again, before the programs can see its new backend: the old
+    /// one's is good for half a second after its last packet. No flow of the old one is valid any more, so none can
+    /// bring it back.
+    fn forget_hops(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), TableError> {
+        for (family, map) in [maps::HOPS4, maps::HOPS6].into_iter().enumerate() {
+            let mut again = Vec::new();
+            for (id, entry) in entries {
+                let (of, flags) = match entry {
+                    BackendEntry::V4(b) => (0, b.flags),
+                    BackendEntry::V6(b) => (1, b.flags),
+                };
+                if of != family {
+                    continue;
+                }
+                if flags & BACKEND_LIVE == 0 {
+                    self.freed[family].insert(*id);
+                } else if self.freed[family].remove(id) {
+                    again.push((*id, Hop::default()));
+                }
+            }
+            self.hops[family].put_all(&again).map_err(|e| refused(map, &e.source))?;
+        }
+        Ok(())
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -180,6 +212,7 @@ impl LbTables for AyaTables {
             }
         }
         self.seen().backends(entries).map_err(|e| refused(maps::SEEN, &e))?;
+        self.forget_hops(entries)?;
         self.backends4.put_all(&v4).map_err(|e| refused(maps::BACKENDS4, &e.source))?;
         self.backends6.put_all(&v6).map_err(|e| refused(maps::BACKENDS6, &e.source))
     }
