@@ -9,6 +9,7 @@
 mod cluster;
 mod datapath;
 mod kernel;
+mod memory;
 mod names;
 mod observe;
 mod retry;
@@ -39,7 +40,7 @@ use crate::node::{HostFacts, LinkWatch, Managed, addrs, classify};
 use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
 use crate::telemetry::notice::{Notice, Notices};
-use crate::telemetry::status::{StateDir, Status, SyncStatus};
+use crate::telemetry::status::{ProblemStatus, StateDir, Status, SyncStatus};
 use datapath::RealKernel;
 use names::NamesFile;
 use retry::Retry;
@@ -281,6 +282,10 @@ impl<K: Kernel> App<K> {
         self.names.update(&snapshot.world, &self.state);
         if report.error.is_none() && !self.status.ready {
             self.become_ready();
+            // What loading the programs took, and the first list.
+            memory::give_back();
+        } else if report.ops.total() >= memory::MANY_OPERATIONS {
+            memory::give_back();
         }
     }
 
@@ -329,8 +334,9 @@ impl<K: Kernel> App<K> {
         let mut problems: Vec<_> = self.object_problems.iter().chain(&host).collect();
         problems.sort();
         problems.dedup();
-        let problems: Vec<_> = problems.into_iter().map(Into::into).collect();
-        for p in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+        let problems: Vec<ProblemStatus> = problems.into_iter().map(Into::into).collect();
+        // Both lists are sorted.
+        for p in problems.iter().filter(|p| self.status.problems.binary_search(p).is_err()) {
             warn!(object = %p.object, field = %p.field, message = %p.message, "problem");
         }
         self.status.problems = problems;
