@@ -16,14 +16,7 @@ fn an_id_that_is_taken_again_has_no_next_hop_of_its_former_backend() {
         let hops: Table<u32, Hop> = Table::open(&Pins::new(&lab.bpffs()).maps, maps::HOPS4).expect("opens");
         let backend = |host: u8, generation: u32, flags: u8| {
             let addr = A4::from(Ipv4Addr::new(10, 0, 0, host));
-            BackendEntry::V4(Backend {
-                addr,
-                port_be: 80u16.to_be(),
-                generation,
-                flags,
-                proto: 6,
-                ..Default::default()
-            })
+            BackendEntry::V4(Backend { addr, port_be: 80u16.to_be(), generation, flags, proto: 6 })
         };
         let serving = BACKEND_LIVE | BACKEND_SERVING;
         let cached = Hop { ifindex: 2, at_tick: 7, macs: [1, 2, 3] };
