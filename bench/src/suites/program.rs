@@ -74,6 +74,9 @@ struct Sample {
 impl Stage {
     fn run(&self, setup: &mut Setup) -> Result<Vec<Cell>> {
         let net = Net::build(1)?;
+        // The node's devices take redirected frames while the other ends of their cables can receive such.
+        net::features(net.client(), &format!("in-{NODE}"), &["gro", "on"])?;
+        net::features(net.far(), &format!("be-{NODE}"), &["gro", "on"])?;
         let world = World { node: NODE, services: self.services, backends: BACKENDS, endpoints: ENDPOINTS };
         let max_flows = (self.flows * 4 + setup.pick(ROOM, ROOM / 16)).next_power_of_two().to_string();
         // Native whatever the far ends of the cables can do: no frame ever leaves here.
