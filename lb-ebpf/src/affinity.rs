@@ -15,7 +15,8 @@ fn ticks_of_s(s: u32) -> u32 {
     ((s as u64 * 1_000_000_000) >> TICK_SHIFT) as u32
 }
 
-/// The backend this client keeps, if it may still be used.
+/// The backend this client keeps, if it may still be used; else a salt to choose another one by: 0, or when the client
+/// was seen last if its time is over.
 #[inline(always)]
 pub fn recall<F: Family, T: Tables<F>>(
     t: &T,
@@ -24,24 +25,25 @@ pub fn recall<F: Family, T: Tables<F>>(
     key: &AffinityKey,
     proto: u32,
     now: u32,
-) -> Option<(u32, Backend<F::A>)> {
-    let a = t.affinity(key)?;
+) -> Result<(u32, Backend<F::A>), u32> {
+    let Some(a) = t.affinity(key) else { return Err(0) };
     if now.wrapping_sub(a.last_tick) > ticks_of_s(svc.affinity_s) {
-        return None;
+        return Err(a.last_tick);
     }
-    let b = t.backend(a.backend_id)?;
+    let Some(b) = t.backend(a.backend_id) else { return Err(0) };
     if b.generation != a.backend_generation || !usable(&b, proto) {
-        return None;
+        return Err(0);
     }
-    select::contains::<F, T>(t, set, a.backend_id).then_some((a.backend_id, b))
+    if select::contains::<F, T>(t, set, a.backend_id) { Ok((a.backend_id, b)) } else { Err(0) }
 }
 
-/// What a client's backend is chosen by: by the client alone, so that connections which begin at the same time on
-/// several CPUs choose the same one before there is a record.
+/// What the backend of a client's sockets is chosen by: by the client and what [`recall`] says, so that sockets which
+/// connect at the same time choose the same one before there is a record. Packets are chosen for by their flow, which
+/// costs less of BPF's stack; first packets of one client on several CPUs may disagree, as in kube-proxy.
 #[inline(always)]
-pub fn hash_of(seed: u32, key: &AffinityKey) -> u32 {
+pub fn hash_of(seed: u32, key: &AffinityKey, salt: u32) -> u32 {
     let [a, b, c, d] = key.client;
-    hash::words(seed, [a, b, c, d, key.svc_id])
+    hash::words(seed ^ salt, [a, b, c, d, key.svc_id])
 }
 
 /// Notes that a client began a connection to a backend.

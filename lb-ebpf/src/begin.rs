@@ -50,7 +50,7 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
     let set = select::set_of(&svc, local_pod || matches!(role, Role::Late))?;
     let affinity = AffinityKey { client: F::words(&k.src), svc_id: svc.id, kind: AFFINITY_ADDRESS };
     let kept = if svc.affinity_s != 0 {
-        affinity::recall::<F, T>(t, &svc, set, &affinity, k.proto, now)
+        affinity::recall::<F, T>(t, &svc, set, &affinity, k.proto, now).ok()
     } else {
         None
     };
@@ -59,11 +59,7 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
             t.count(p.hook(), Reason::AffinityHit);
             found
         }
-        None => {
-            let by_flow = F::hash(c.seed ^ salt, k);
-            let h = if svc.affinity_s != 0 { affinity::hash_of(c.seed, &affinity) } else { by_flow };
-            select::backend::<F, T>(t, set, h, k.proto)?
-        }
+        None => select::backend::<F, T>(t, set, F::hash(c.seed ^ salt, k), k.proto)?,
     };
     if svc.affinity_s != 0 {
         affinity::remember::<F, T>(t, &affinity, id, &b, now);

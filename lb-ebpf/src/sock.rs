@@ -83,15 +83,16 @@ fn choose<F: Family, T: Tables<F>>(
     let set = select::set_of(svc, true)?;
     let proto = r.proto as u32;
     let key = AffinityKey { client: [r.netns[0], r.netns[1], 0, 0], svc_id: svc.id, kind: AFFINITY_NETNS };
-    if svc.affinity_s != 0
-        && let Some((id, b)) = affinity::recall::<F, T>(t, svc, set, &key, proto, now)
-    {
-        affinity::remember::<F, T>(t, &key, id, &b, now);
-        return Ok((id, b));
-    }
-    let h = match svc.affinity_s {
-        0 => hash::words(c.seed, [r.cookie[0], r.cookie[1], r.port_be as u32, svc.id]),
-        _ => affinity::hash_of(c.seed, &key),
+    let h = if svc.affinity_s == 0 {
+        hash::words(c.seed, [r.cookie[0], r.cookie[1], r.port_be as u32, svc.id])
+    } else {
+        match affinity::recall::<F, T>(t, svc, set, &key, proto, now) {
+            Ok((id, b)) => {
+                affinity::remember::<F, T>(t, &key, id, &b, now);
+                return Ok((id, b));
+            }
+            Err(ended) => affinity::hash_of(c.seed, &key, ended),
+        }
     };
     let (id, b) = select::backend::<F, T>(t, set, h, proto)?;
     if svc.affinity_s != 0 {
