@@ -21,7 +21,7 @@ use crate::world::{EMPTY_NODE_PORT, NODE_PORT, PORT, World};
 const POD_FLOWS: u32 = 65_536;
 
 /// Rejections in a sample that stay below the rate limit, of both families together.
-const WITHIN_LIMIT: u32 = 40;
+const WITHIN_LIMIT: u32 = 200;
 
 /// Which packets a case sends.
 pub enum Flows {
