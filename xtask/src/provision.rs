@@ -92,10 +92,11 @@ fn install_linker(llvm: u64) -> Result<()> {
     }
     let mut command = Command::new(workspace::host_cargo());
     command.args(linker_arguments(llvm)).env("LLVM_PREFIX", &prefix).env(llvm_sys_variable(llvm), &prefix);
+    command.envs(LINKER_PROFILE);
     // Built in cargo's own temporary directory, whatever this workspace's is.
     command.env_remove("CARGO_TARGET_DIR");
     shell::say(format!("About to install, to link the datapath: {}", linker_line(llvm)));
-    shell::step("Building bpf-linker (about a minute)", || shell::run_helper(&mut command))
+    shell::step("Building bpf-linker", || shell::run_helper(&mut command))
 }
 
 fn binstall_linker(llvm: u64) -> Result<()> {
@@ -107,6 +108,11 @@ fn binstall_linker(llvm: u64) -> Result<()> {
     shell::say(format!("About to install, to link the datapath: {}", shell::spelled(&command)));
     shell::step("Installing bpf-linker", || shell::run_helper(&mut command))
 }
+
+/// The linker's work is done inside LLVM, which is optimised already: its own code need not be, and so it is
+/// built in less than half the time and links our object just as fast, into the same bytes.
+const LINKER_PROFILE: [(&str, &str); 2] =
+    [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_DEBUG", "false")];
 
 fn linker_arguments(llvm: u64) -> Vec<String> {
     let feature = format!("llvm-{llvm}");
@@ -120,7 +126,8 @@ fn linker_arguments(llvm: u64) -> Vec<String> {
 /// The command by which a person builds bpf-linker.
 fn linker_line(llvm: u64) -> String {
     let (prefix, variable) = (llvm_prefix(llvm), llvm_sys_variable(llvm));
-    format!("LLVM_PREFIX={prefix} {variable}={prefix} cargo {}", linker_arguments(llvm).join(" "))
+    let profile = LINKER_PROFILE.map(|(name, value)| format!("{name}={value}")).join(" ");
+    format!("LLVM_PREFIX={prefix} {variable}={prefix} {profile} cargo {}", linker_arguments(llvm).join(" "))
 }
 
 fn llvm_prefix(llvm: u64) -> String {

@@ -111,12 +111,12 @@ impl Workspace {
         command
     }
 
-    /// Builds every program of the workspace, the agent with the datapath inside.
-    pub fn build_programs(&self, object: &KernelObject, profile: Profile) -> Result<()> {
+    /// Builds every program of these packages, the agent with the datapath inside.
+    pub fn build_programs(&self, object: &KernelObject, profile: Profile, packages: &[&str]) -> Result<()> {
         shell::step("Building the programs", || {
-            shell::run_helper(
-                self.cargo_with_object("build", object, profile).args(["--workspace", "--bins"]),
-            )
+            let mut cargo = self.cargo_with_object("build", object, profile);
+            cargo.arg("--bins").args(packages.iter().flat_map(|package| ["--package", *package]));
+            shell::run_helper(&mut cargo)
         })
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     workspace::{Profile, Workspace},
 };
 
+/// What the demo runs. No more is built: a first run is waited for.
+const PACKAGES: &[&str] = &["lb-user", "lab", "apiserver"];
+
 /// What `demo` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,7 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     debian::ensure_tools(debian::LAB_TOOLS, "for the demo's networks")?;
     let workspace = Workspace::find()?;
     let object = KernelObject::build(&workspace)?;
-    workspace.build_programs(&object, Profile::Dev)?;
+    workspace.build_programs(&object, Profile::Dev, PACKAGES)?;
     let mut demo = workspace.built_program("fairway-demo", Profile::Dev);
     // The demo finds deploy/demo from here.
     demo.current_dir(workspace.root());

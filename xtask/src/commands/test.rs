@@ -14,6 +14,9 @@ use crate::{
     workspace::{BENCH_OBJECT_VARIABLE, Profile, Workspace},
 };
 
+/// The programs that tests run.
+const PACKAGES: &[&str] = &["lb-user", "lab", "apiserver", "bench"];
+
 /// What `test` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -32,7 +35,7 @@ pub fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
     let object = KernelObject::build(&workspace)?;
     let bench_object = KernelObject::build_bench(&workspace)?;
-    workspace.build_programs(&object, Profile::Dev)?;
+    workspace.build_programs(&object, Profile::Dev, PACKAGES)?;
 
     // --no-fail-fast: one failing test program must not hide what the others have to say.
     let mut cargo = workspace.cargo_with_object("test", &object, Profile::Dev);
