@@ -4,7 +4,7 @@
 //! checked against the set the policy chose, and is bounded: a full map forgets the client seen longest ago.
 
 use crate::family::Family;
-use crate::select::{self, usable};
+use crate::select::usable;
 use crate::tables::Tables;
 use lb_common::flow::TICK_SHIFT;
 use lb_common::{Affinity, AffinityKey, Backend, SetRef, Svc, hash};
@@ -34,7 +34,7 @@ pub fn recall<F: Family, T: Tables<F>>(
     if b.generation != a.backend_generation || !usable(&b, proto) {
         return Err(0);
     }
-    if select::contains::<F, T>(t, set, a.backend_id) { Ok((a.backend_id, b)) } else { Err(0) }
+    if t.in_set(set, a.backend_id) { Ok((a.backend_id, b)) } else { Err(0) }
 }
 
 /// What the backend of a client's sockets is chosen by: by the client and what [`recall`] says, so that sockets which

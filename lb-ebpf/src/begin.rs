@@ -69,8 +69,8 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
         Role::Pod => from_pod::<F>(c, k, &svc, local_pod, &b)?,
         Role::Late => (late_source::<F>(c, k), FLOW_LATE),
     };
-    let mut n = new_flow::<F>(k, &svc, id, &b, reply_dst, flags, p.ifindex());
-    flow::create(t, p, c, &mut n, now)
+    let n = new_flow::<F>(k, &svc, id, &b, reply_dst, flags, p.ifindex());
+    flow::create(t, p, &n, now)
 }
 
 /// What a packet is that has no frontend: an active ClusterIP's undefined port (R5), an unallocated service address

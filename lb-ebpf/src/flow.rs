@@ -29,6 +29,8 @@ const CLOSED_GRACE: u32 = ticks(1_000);
 
 /// A record found through the index.
 pub struct Found<A: Addr> {
+    /// Where it lies.
+    pub slot: u32,
     /// The record.
     pub rec: *mut Flow<A>,
     /// The packet is a reply.
@@ -40,7 +42,7 @@ pub struct Found<A: Addr> {
 pub fn find<F: Family, T: Tables<F>>(t: &T, key: &FlowKey<F::A>, now: u32) -> Option<Found<F::A>> {
     let r = t.index_get(key)?;
     let rec = live(t, r, now)?;
-    Some(Found { rec, reverse: r.slot & REF_REVERSE != 0 })
+    Some(Found { slot: r.slot & !REF_REVERSE, rec, reverse: r.slot & REF_REVERSE != 0 })
 }
 
 /// The record a reference names, unless it is stale, free or expired.
@@ -53,25 +55,35 @@ fn live<F: Family, T: Tables<F>>(t: &T, r: FlowRef, now: u32) -> Option<*mut Flo
     (f.seq == r.seq && f.state & ST_USED != 0 && !f.is_expired(now)).then_some(rec)
 }
 
-/// Frees a record: both index entries, if they still are this record's, then the record.
+/// Frees a record: both index entries, if they still are this record's, then the record. The body of
+/// [`Tables::free_flow`].
 #[inline(always)]
-pub(crate) fn free<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>) {
+pub fn free_slot<F: Family, T: Tables<F>>(t: &T, slot: u32) {
+    let Some(rec) = t.flow(slot) else { return };
     // SAFETY: as in `live`.
-    unsafe {
-        let seq = (*rec).seq;
-        let orig = (*rec).orig;
-        if let Some(r) = t.index_get(&orig)
-            && r.seq == seq
-        {
-            t.index_delete(&orig);
-        }
-        let reply = (*rec).reply;
-        if let Some(r) = t.index_get(&reply)
-            && r.seq == seq
-        {
-            t.index_delete(&reply);
-        }
-        (*rec).state = 0;
+    let seq = unsafe { (*rec).seq };
+    // Copies, each in a scope of its own so that both have one place on the stack: another CPU may have taken the record.
+    {
+        // SAFETY: as above.
+        let orig = unsafe { (*rec).orig };
+        delete_entry::<F, T>(t, &orig, seq);
+    }
+    {
+        // SAFETY: as above.
+        let reply = unsafe { (*rec).reply };
+        delete_entry::<F, T>(t, &reply, seq);
+    }
+    // SAFETY: as above.
+    unsafe { (*rec).state = 0 };
+}
+
+/// Deletes an index entry if it is of the flow with this `seq`.
+#[inline(always)]
+fn delete_entry<F: Family, T: Tables<F>>(t: &T, key: &FlowKey<F::A>, seq: u32) {
+    if let Some(r) = t.index_get(key)
+        && r.seq == seq
+    {
+        t.index_delete(key);
     }
 }
 
@@ -114,11 +126,15 @@ pub struct NewFlow<A> {
 pub fn create<F: Family, T: Tables<F>, P: Packet>(
     t: &T,
     p: &P,
-    c: &Config,
-    n: &mut NewFlow<F::A>,
+    n: &NewFlow<F::A>,
     now: u32,
 ) -> Result<*mut Flow<F::A>, Reason> {
-    let (slot, rec) = claim(t, p, c, now)?;
+    let Some(claimed) = t.claim_flow(now) else { return Err(Reason::FlowTableFull) };
+    if claimed.reclaimed {
+        t.count(p.hook(), Reason::Reclaimed);
+    }
+    let slot = claimed.slot;
+    let Some(rec) = t.flow(slot) else { return Err(Reason::FlowTableFull) };
     // SAFETY: as in `live`; the hand gave this slot to us alone.
     let seq = unsafe {
         // Even and never 0: 0 would match an index entry that was never written.
@@ -139,10 +155,10 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
         (*rec).state = ST_USED;
         seq
     };
-    if let Err(why) = claim_reply::<F, T>(t, c, n, FlowRef { slot: slot | REF_REVERSE, seq }, rec, now) {
+    if !t.claim_reply(slot, now) {
         // SAFETY: as above.
         unsafe { (*rec).state = 0 };
-        return Err(why);
+        return Err(Reason::NoSnatPort);
     }
     let fwd = FlowRef { slot, seq };
     if insert_or_replace_stale::<F, T>(t, &n.orig, fwd, now) {
@@ -150,22 +166,26 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
         return Ok(rec);
     }
     // Another CPU made this flow a moment ago: use that one.
-    free(t, rec);
+    t.free_flow(slot);
     match find(t, &n.orig, now) {
         Some(f) if !f.reverse => Ok(f.rec),
         _ => Err(Reason::FlowTableFull),
     }
 }
 
-/// Advances the hand to a record that may be taken, and frees it.
+/// A record for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Where it lies.
+    pub slot: u32,
+    /// It held another flow, which is gone.
+    pub reclaimed: bool,
+}
+
+/// Advances the hand to a record that may be taken, and frees it. The body of [`Tables::claim_flow`].
 #[inline(always)]
-fn claim<F: Family, T: Tables<F>, P: Packet>(
-    t: &T,
-    p: &P,
-    c: &Config,
-    now: u32,
-) -> Result<(u32, *mut Flow<F::A>), Reason> {
-    let len = t.flows_len(c);
+pub fn claim<F: Family, T: Tables<F>>(t: &T, now: u32) -> Option<Claimed> {
+    let len = t.flows_len(t.config()?);
     let mut i = 0;
     while i < HAND_TRIES && len != 0 {
         let slot = t.hand() % len;
@@ -173,63 +193,72 @@ fn claim<F: Family, T: Tables<F>, P: Packet>(
             // SAFETY: as in `live`.
             let f = unsafe { &*rec };
             if replaceable(t, f, now) {
-                if f.state & ST_USED != 0 {
-                    free(t, rec);
-                    t.count(p.hook(), Reason::Reclaimed);
+                let reclaimed = f.state & ST_USED != 0;
+                if reclaimed {
+                    t.free_flow(slot);
                 }
-                return Ok((slot, rec));
+                return Some(Claimed { slot, reclaimed });
             }
         }
         i += 1;
     }
-    Err(Reason::FlowTableFull)
+    None
 }
 
 /// Inserts the reply tuple, trying other ports towards the backend while it is taken: first the client's own, then the
 /// masquerade range. Per destination tuple, by construction. A masqueraded flow never takes a NodePort, and a port that
 /// the node's own sockets are given only when all else is taken: netfilter keeps tuples unique over all connections, we
-/// see ours alone.
+/// see ours alone. False when every port is taken. The body of [`Tables::claim_reply`].
 #[inline(always)]
-fn claim_reply<F: Family, T: Tables<F>>(
-    t: &T,
-    c: &Config,
-    n: &mut NewFlow<F::A>,
-    r: FlowRef,
-    rec: *mut Flow<F::A>,
-    now: u32,
-) -> Result<(), Reason> {
-    let own = u16::from_be(n.orig.sport_be) as u32;
-    let masqueraded = n.flags & (FLOW_SNAT | FLOW_LATE) != 0;
-    let forbidden = masqueraded && own >= c.nodeport_min && own <= c.nodeport_max;
-    // The node's own sockets are given these ports, and know nothing of our flows: to be used last.
-    let shared = masqueraded && own >= c.local_port_min && own <= c.local_port_max;
-    let span = c.snat_port_max.wrapping_sub(c.snat_port_min).wrapping_add(1);
-    let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
-    let own_at = if forbidden {
-        PORT_TRIES
-    } else if shared {
-        PORT_TRIES - 1
-    } else {
-        0
-    };
-    let mut i = if forbidden || shared { 1 } else { 0 };
+pub fn claim_reply<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> bool {
+    let mut i = 0;
     while i < PORT_TRIES {
-        let port =
-            if i == own_at { own } else { c.snat_port_min + hash::reduce(start.wrapping_add(i << 28), span) };
-        n.reply.dport_be = (port as u16).to_be();
-        // SAFETY: as in `live`; nobody finds the record before the index names it.
-        unsafe { (*rec).reply.dport_be = n.reply.dport_be };
-        let done = if i < OVER_CLOSED_FROM {
-            insert_or_replace_stale::<F, T>(t, &n.reply, r, now)
-        } else {
-            insert_over_closed::<F, T>(t, &n.reply, r, now)
-        };
-        if done {
-            return Ok(());
+        // All but the try is looked up anew in each: what lives across tries lies on BPF's stack.
+        let (Some(rec), Some(c)) = (t.flow(slot), t.config()) else { return false };
+        // SAFETY: as in `live`; the record is the caller's alone, and nobody finds it before the index names it.
+        let (f, reply) = unsafe { (&*rec, &raw mut (*rec).reply) };
+        let r = FlowRef { slot: slot | REF_REVERSE, seq: f.seq };
+        let port = port_of_try(c, f.orig.sport_be, f.flags, r, i);
+        if port != NO_PORT {
+            // SAFETY: as above.
+            let key = unsafe {
+                (*reply).dport_be = (port as u16).to_be();
+                &*reply
+            };
+            let done = if i < OVER_CLOSED_FROM {
+                insert_or_replace_stale::<F, T>(t, key, r, now)
+            } else {
+                insert_over_closed::<F, T>(t, key, r, now)
+            };
+            if done {
+                return true;
+            }
         }
         i += 1;
     }
-    Err(Reason::NoSnatPort)
+    false
+}
+
+/// A try that is left out.
+const NO_PORT: u32 = u32::MAX;
+
+/// The port of a try, or [`NO_PORT`].
+#[inline(always)]
+fn port_of_try(c: &Config, own_be: u16, flags: u32, r: FlowRef, i: u32) -> u32 {
+    let own = u16::from_be(own_be) as u32;
+    let masqueraded = flags & (FLOW_SNAT | FLOW_LATE) != 0;
+    let forbidden = masqueraded && own >= c.nodeport_min && own <= c.nodeport_max;
+    // The node's own sockets are given these ports, and know nothing of our flows: to be used last.
+    let shared = masqueraded && own >= c.local_port_min && own <= c.local_port_max;
+    if i == 0 {
+        return if forbidden || shared { NO_PORT } else { own };
+    }
+    if shared && !forbidden && i == PORT_TRIES - 1 {
+        return own;
+    }
+    let span = c.snat_port_max.wrapping_sub(c.snat_port_min).wrapping_add(1);
+    let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
+    c.snat_port_min + hash::reduce(start.wrapping_add(i << 28), span)
 }
 
 /// Inserts an index entry; an entry in the way is removed if it means nothing any more.
@@ -263,7 +292,7 @@ fn insert_over_closed<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: Flow
     if !over {
         return false;
     }
-    free(t, rec);
+    t.free_flow(old.slot & !REF_REVERSE);
     t.index_insert(k, r)
 }
 
@@ -329,19 +358,26 @@ pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
     let mut freed = 0;
     let mut i = 0;
     while i < SWEEP_MAX && i < count {
-        if let Some(rec) = t.flow(start.wrapping_add(i)) {
-            // SAFETY: as in `live`.
-            let f = unsafe { &*rec };
-            let done = f.is_expired(now)
-                || (now.wrapping_sub(f.last_tick) as i32 > ORPHAN_GRACE as i32 && is_orphan(t, f));
-            if f.state & ST_USED != 0 && done {
-                free(t, rec);
-                freed += 1;
-            }
-        }
+        freed += t.sweep_flow(start.wrapping_add(i), now) as u32;
         i += 1;
     }
     freed
+}
+
+/// Frees the record in `slot` if it has expired, or is of a backend that is gone; returns whether it did. The body of
+/// [`Tables::sweep_flow`].
+#[inline(always)]
+pub fn sweep_slot<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> bool {
+    let Some(rec) = t.flow(slot) else { return false };
+    // SAFETY: as in `live`.
+    let f = unsafe { &*rec };
+    let done =
+        f.is_expired(now) || (now.wrapping_sub(f.last_tick) as i32 > ORPHAN_GRACE as i32 && is_orphan(t, f));
+    if f.state & ST_USED == 0 || !done {
+        return false;
+    }
+    t.free_flow(slot);
+    true
 }
 
 pub use lb_common::flow::SWEEP_MAX;

@@ -9,7 +9,7 @@
 
 use crate::begin::begin;
 use crate::family::{Family, V4, V6, V6Frag};
-use crate::flow;
+use crate::flow::{self, Found};
 use crate::forward;
 use crate::frag;
 use crate::icmp;
@@ -126,9 +126,9 @@ fn ingress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, role: Role, par
     let mut known = None;
     if let Some(f) = flow::find(t, &parsed.key, now) {
         if f.reverse {
-            return reply_in::<P, F, T>(p, t, f.rec, parsed, now);
+            return reply_in::<P, F, T>(p, t, &f, parsed, now);
         }
-        known = Some(f.rec);
+        known = Some(f);
     }
     forward::<P, F, T>(p, t, role, known, parsed, now)
 }
@@ -139,17 +139,17 @@ fn forward<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
     t: &T,
     role: Role,
-    mut known: Option<*mut Flow<F::A>>,
+    mut known: Option<Found<F::A>>,
     parsed: &Parsed<F::A>,
     now: u32,
 ) -> End {
     let mut salt = 0;
-    if let Some(rec) = known {
-        match check::<F, T>(t, rec, parsed) {
+    if let Some(f) = &known {
+        match check::<F, T>(t, f.rec, parsed) {
             Known::Use => {}
             Known::Reset => return reject::<P, F, T>(p, t, role, parsed, now, Reason::ResetGone),
             Known::Reselect(s) => {
-                flow::free(t, rec);
+                t.free_flow(f.slot);
                 known = None;
                 // The first sequence number is random, and the same when the SYN is sent again.
                 salt = if s != 0 { s ^ sequence::<P, F>(p) } else { 0 };
@@ -157,7 +157,7 @@ fn forward<P: Packet, F: Family, T: Tables<F>>(
         }
     }
     let rec = match known {
-        Some(r) => r,
+        Some(f) => f.rec,
         None => match begin::<P, F, T>(p, t, role, parsed, salt, now) {
             Ok(r) => r,
             Err(
@@ -271,10 +271,11 @@ fn late<P: Packet, F: Family, T: Tables<F>>(
 fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     p: &mut P,
     t: &T,
-    rec: *mut Flow<F::A>,
+    found: &Found<F::A>,
     parsed: &Parsed<F::A>,
     now: u32,
 ) -> End {
+    let rec = found.rec;
     // SAFETY: a map element; see `flow`.
     let f = unsafe { &mut *rec };
     let target = flow::reply_target(f);
@@ -284,7 +285,7 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     }
     // A process of this node took the port from which a flow that is over spoke to the same backend.
     if parsed.is_syn_ack() && f.is_closed() {
-        flow::free(t, rec);
+        t.free_flow(found.slot);
         return End::pass(Reason::NotOurs);
     }
     let began_at = f.client_ifindex;
@@ -361,7 +362,7 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
             if parsed.is_syn_ack() && (f.state & ST_SERVING != 0 || f.is_closed()) {
                 // What goes to a pod may have been forged outside: that ends no flow which still lives.
                 if late || f.is_closed() {
-                    flow::free(t, found.rec);
+                    t.free_flow(found.slot);
                 }
                 return End::pass(Reason::NotOurs);
             }
@@ -375,7 +376,7 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
         if f.flags & FLOW_LATE == 0 {
             return End::pass(Reason::NotOurs);
         }
-        known = Some(found.rec);
+        known = Some(found);
     }
     if !late {
         return End::pass(Reason::NotOurs);

@@ -58,7 +58,7 @@ pub fn usable<A>(b: &Backend<A>, proto: u32) -> bool {
     b.flags & need == need
 }
 
-/// Chooses a backend by a hash. Tries a few neighbours when a slot's backend was just removed.
+/// Chooses a backend by a hash.
 #[inline(always)]
 pub fn backend<F: Family, T: Tables<F>>(
     t: &T,
@@ -66,6 +66,17 @@ pub fn backend<F: Family, T: Tables<F>>(
     hash: u32,
     proto: u32,
 ) -> Result<(u32, Backend<F::A>), Reason> {
+    let Some(id) = t.choose(set, hash, proto) else { return Err(Reason::Inconsistent) };
+    match t.backend(id) {
+        Some(b) if usable(&b, proto) => Ok((id, b)),
+        _ => Err(Reason::Inconsistent),
+    }
+}
+
+/// The id of the set's backend that a hash points at; one of the next if that was just removed. The body of
+/// [`Tables::choose`].
+#[inline(always)]
+pub fn choose<F: Family, T: Tables<F>>(t: &T, set: SetRef, hash: u32, proto: u32) -> Option<u32> {
     let first = hash::reduce(hash, set.count);
     let mut i = 0;
     while i < 4 {
@@ -80,17 +91,18 @@ pub fn backend<F: Family, T: Tables<F>>(
             && let Some(b) = t.backend(id)
             && usable(&b, proto)
         {
-            return Ok((id, b));
+            return Some(id);
         }
         i += 1;
     }
-    Err(Reason::Inconsistent)
+    None
 }
 
 /// Steps of the search in [`contains`]: sets of up to 2^17 backends, which is the default capacity.
 const SEARCH_STEPS: u32 = 18;
 
-/// Is the backend in the set? The slots of a set are sorted by id, so this is a binary search.
+/// Is the backend in the set? The slots of a set are sorted by id, so this is a binary search. The body of
+/// [`Tables::in_set`].
 #[inline(always)]
 pub fn contains<F: Family, T: Tables<F>>(t: &T, set: SetRef, id: u32) -> bool {
     let (mut at, mut len) = (set.offset, set.count);
@@ -107,5 +119,11 @@ pub fn contains<F: Family, T: Tables<F>>(t: &T, set: SetRef, id: u32) -> bool {
         len -= half;
         i += 1;
     }
-    set.count != 0 && t.slot(at) == Some(id)
+    let found = match t.slot(at) {
+        Some(found) => found,
+        None => !id,
+    };
+    // Opaque, or LLVM makes of both cases one comparison with a register that nothing was written to, which the
+    // verifier refuses.
+    set.count != 0 && core::hint::black_box(found) == id
 }

@@ -1,12 +1,17 @@
 //! The maps, as the pipeline sees them.
 
 use crate::family::Family;
+use crate::flow::{self, Claimed};
+use crate::select;
 use lb_common::{
     Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowRef, FragKey, FragPorts, Hop, Iface, Reason,
-    Sock, SockKey, Svc, SvcKey,
+    SetRef, Sock, SockKey, Svc, SvcKey,
 };
 
 /// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in `tests/sim`.
+///
+/// The steps with a body here are those that the kernel's implementation makes functions of their own: the verifier
+/// walks through such a function once, and not again for every path that leads to it.
 pub trait Tables<F: Family> {
     /// Exact frontend lookup.
     fn svc(&self, k: &SvcKey<F::A>) -> Option<Svc>;
@@ -40,6 +45,48 @@ pub trait Tables<F: Family> {
     fn hop(&self, backend_id: u32) -> Option<*mut Hop>;
     /// A word of the bits of what is ours (`lb_common::seen`).
     fn seen(&self, word: u32) -> u64;
+    /// Takes a record for a new flow, and frees it if it held another one; `None`: all are in use.
+    fn claim_flow(&self, now: u32) -> Option<Claimed>
+    where
+        Self: Sized,
+    {
+        flow::claim::<F, Self>(self, now)
+    }
+    /// Gives the record in `slot` a port of its own towards its backend, and enters its reply tuple into the index.
+    fn claim_reply(&self, slot: u32, now: u32) -> bool
+    where
+        Self: Sized,
+    {
+        flow::claim_reply::<F, Self>(self, slot, now)
+    }
+    /// Frees the record in `slot`, its index entries first.
+    fn free_flow(&self, slot: u32)
+    where
+        Self: Sized,
+    {
+        flow::free_slot::<F, Self>(self, slot)
+    }
+    /// Frees the record in `slot` if its time is over; returns whether it did.
+    fn sweep_flow(&self, slot: u32, now: u32) -> bool
+    where
+        Self: Sized,
+    {
+        flow::sweep_slot::<F, Self>(self, slot, now)
+    }
+    /// Is the backend in the set?
+    fn in_set(&self, set: SetRef, id: u32) -> bool
+    where
+        Self: Sized,
+    {
+        select::contains::<F, Self>(self, set, id)
+    }
+    /// The id of the set's backend that a hash points at.
+    fn choose(&self, set: SetRef, hash: u32, proto: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        select::choose::<F, Self>(self, set, hash, proto)
+    }
     /// Advances the clock hand and returns where it stood.
     fn hand(&self) -> u32;
     /// Number of records in use by configuration.

@@ -11,7 +11,9 @@ use lb_common::reason::{COUNTERS_LEN, Hook};
 use lb_common::seen::SEEN_LEN;
 use lb_common::*;
 use lb_ebpf::family::{V4, V6, V6Frag};
+use lb_ebpf::flow::{self, Claimed};
 use lb_ebpf::reject::take_token;
+use lb_ebpf::select;
 use lb_ebpf::tables::Tables;
 
 const BPF_NOEXIST: u64 = 1;
@@ -113,9 +115,60 @@ fn in_ranges6(id: u32, a: &A6) -> bool {
     FW_RANGES6.get(Key::new(160, [id, w[0], w[1], w[2], w[3]])).is_some()
 }
 
+/// No record could be claimed.
+const NONE: u64 = u64::MAX;
+
+/// The bodies of some steps as global functions (`BTF_FUNC_GLOBAL`, kernel/bpf/verifier.c, `do_check_subprogs`): verified
+/// once for each program, whatever leads to them. Such a function takes and returns numbers.
+macro_rules! global_functions {
+    ($family:ty, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $claim(now: u32) -> u64 {
+            match flow::claim::<$family, Kernel>(&Kernel, now) {
+                Some(c) => c.slot as u64 | (c.reclaimed as u64) << 32,
+                None => NONE,
+            }
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $reply(slot: u32, now: u32) -> u32 {
+            flow::claim_reply::<$family, Kernel>(&Kernel, slot, now) as u32
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $free(slot: u32) -> u32 {
+            flow::free_slot::<$family, Kernel>(&Kernel, slot);
+            0
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $sweep(slot: u32, now: u32) -> u32 {
+            flow::sweep_slot::<$family, Kernel>(&Kernel, slot, now) as u32
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $choose(offset: u32, count: u32, hash: u32, proto: u32) -> u64 {
+            match select::choose::<$family, Kernel>(&Kernel, SetRef { offset, count }, hash, proto) {
+                Some(id) => id as u64,
+                None => NONE,
+            }
+        }
+    };
+}
+
+global_functions!(V4, fw_claim4, fw_reply4, fw_free4, fw_choose4, fw_sweep4);
+global_functions!(V6, fw_claim6, fw_reply6, fw_free6, fw_choose6, fw_sweep6);
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fw_in_set(offset: u32, count: u32, id: u32) -> u32 {
+    select::contains::<V4, Kernel>(&Kernel, SetRef { offset, count }, id) as u32
+}
+
 macro_rules! tables {
     ($family:ty, $a:ty, $svc:ident, $backends:ident, $index:ident, $flows:ident, $hand:expr, $len:ident,
-     $in_ranges:ident, $frags:ident, $hops:ident) => {
+     $in_ranges:ident, $frags:ident, $hops:ident, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
@@ -146,6 +199,32 @@ macro_rules! tables {
             #[inline(always)]
             fn flow(&self, slot: u32) -> Option<*mut Flow<$a>> {
                 $flows.get_ptr_mut(slot)
+            }
+            #[inline(always)]
+            fn claim_flow(&self, now: u32) -> Option<Claimed> {
+                let v = $claim(now);
+                (v != NONE).then_some(Claimed { slot: v as u32, reclaimed: v >> 32 != 0 })
+            }
+            #[inline(always)]
+            fn claim_reply(&self, slot: u32, now: u32) -> bool {
+                $reply(slot, now) != 0
+            }
+            #[inline(always)]
+            fn free_flow(&self, slot: u32) {
+                $free(slot);
+            }
+            #[inline(always)]
+            fn sweep_flow(&self, slot: u32, now: u32) -> bool {
+                $sweep(slot, now) != 0
+            }
+            #[inline(always)]
+            fn in_set(&self, set: SetRef, id: u32) -> bool {
+                fw_in_set(set.offset, set.count, id) != 0
+            }
+            #[inline(always)]
+            fn choose(&self, set: SetRef, hash: u32, proto: u32) -> Option<u32> {
+                let v = $choose(set.offset, set.count, hash, proto);
+                (v != NONE).then_some(v as u32)
             }
             #[inline(always)]
             fn hop(&self, backend_id: u32) -> Option<*mut Hop> {
@@ -238,7 +317,12 @@ tables!(
     flows4_len,
     in_ranges4,
     FW_FRAGS4,
-    FW_HOPS4
+    FW_HOPS4,
+    fw_claim4,
+    fw_reply4,
+    fw_free4,
+    fw_choose4,
+    fw_sweep4
 );
 tables!(
     V6,
@@ -251,7 +335,12 @@ tables!(
     flows6_len,
     in_ranges6,
     FW_FRAGS6,
-    FW_HOPS6
+    FW_HOPS6,
+    fw_claim6,
+    fw_reply6,
+    fw_free6,
+    fw_choose6,
+    fw_sweep6
 );
 tables!(
     V6Frag,
@@ -264,5 +353,10 @@ tables!(
     flows6_len,
     in_ranges6,
     FW_FRAGS6,
-    FW_HOPS6
+    FW_HOPS6,
+    fw_claim6,
+    fw_reply6,
+    fw_free6,
+    fw_choose6,
+    fw_sweep6
 );
