@@ -5,7 +5,7 @@ use core::mem::{align_of, size_of};
 
 /// Part of the pin directory's name. Raise it when a map's layout *or the meaning of a field* changes:
 /// old pins then stay untouched beside the new ones.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 macro_rules! sizes {
     ($($t:ty = $size:expr, align $align:expr;)*) => { $(
@@ -24,12 +24,12 @@ sizes! {
     Backend<A6> = 24, align 4;
     FlowKey<A4> = 16, align 4;
     FlowKey<A6> = 40, align 4;
-    FlowRef = 8, align 4;
+    IndexLine = 64, align 8;
     Flow<A4> = 128, align 4;
     Flow<A6> = 192, align 4;
     Hop = 20, align 4;
     Iface = 36, align 4;
-    Config = 280, align 4;
+    Config = 284, align 4;
     RangeKey<A4> = 12, align 4;
     RangeKey<A6> = 24, align 4;
     AffinityKey = 24, align 4;
@@ -59,7 +59,7 @@ mod pod {
         Backend<A6>,
         FlowKey<A4>,
         FlowKey<A6>,
-        FlowRef,
+        IndexLine,
         Hop,
         Flow<A4>,
         Flow<A6>,

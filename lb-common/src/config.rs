@@ -91,6 +91,8 @@ pub struct Config {
     pub ready: u32,
     /// Seed of the flow hash; random per node, kept across restarts.
     pub seed: u32,
+    /// What makes ticks of the kernel's jiffies: see [`crate::flow::tick_of_jiffies`].
+    pub tick_scale: u32,
     /// The node's main IPv4 address: fallback masquerade source.
     pub node4: A4,
     /// The node's main IPv6 address.

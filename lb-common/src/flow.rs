@@ -1,4 +1,5 @@
-//! Flows: one record holds both directions; two index entries (one per direction) point at it.
+//! Flows: one record holds both directions; two index entries (one per direction) point at it. An entry does not hold
+//! its tuple: that is the record's to prove.
 //!
 //! There is no half of a NAT pair to lose: the record is one array element, and whoever frees it (the
 //! datapath's clock hand or the sweep) deletes both index entries. See docs/design/flow-table.md.
@@ -21,18 +22,40 @@ pub struct FlowKey<A> {
     pub proto: u32,
 }
 
-/// Value of the flow index.
+/// A line of the flow index: one cache line of entries, each 0 (free) or what [`entry`] makes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FlowRef {
-    /// Index in the record array; [`REF_REVERSE`] marks the reply direction.
-    pub slot: u32,
-    /// Must equal the record's `seq`; otherwise the entry is stale and means nothing.
-    pub seq: u32,
+pub struct IndexLine(pub [u64; LINE_ENTRIES]);
+
+/// Entries of a line.
+pub const LINE_ENTRIES: usize = 8;
+
+/// Bit of an entry's lower half: its tuple is the reply direction's. The other bits are the record's slot.
+pub const REF_REVERSE: u32 = 1 << 31;
+
+/// An entry: the tuple's tag, which is never 0, over the slot of its record and [`REF_REVERSE`].
+#[inline(always)]
+pub fn entry(tag: u32, who: u32) -> u64 {
+    ((tag as u64) << 32) | who as u64
 }
 
-/// Bit of [`FlowRef::slot`]: this entry's tuple is the reply direction's.
-pub const REF_REVERSE: u32 = 1 << 31;
+/// The tag of a tuple with this hash: the half that does not choose the line.
+#[inline(always)]
+pub fn tag_of(hash: u64) -> u32 {
+    hash as u32 | 1
+}
+
+/// Lines of an index of that many flows: four times the entries that they need, in pairs.
+#[inline(always)]
+pub const fn index_lines(flows: u32) -> u32 {
+    flows.saturating_add(flows & 1)
+}
+
+/// The line where a tuple's entry belongs; its neighbour (`^ 1`) takes it when this one is full.
+#[inline(always)]
+pub fn first_line(hash: u64, lines: u32) -> u32 {
+    crate::hash::reduce((hash >> 32) as u32, lines)
+}
 
 /// A cached next hop, filled from a FIB lookup.
 #[repr(C)]
@@ -51,7 +74,7 @@ pub struct Hop {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flow<A: Addr> {
-    /// Even = stable, odd = being written. Raised each time the record is reused.
+    /// Raised each time the record is reused.
     pub seq: u32,
     /// `ST_*` bits; 0 = free.
     pub state: u32,
@@ -146,10 +169,24 @@ pub struct Bucket {
     pub tokens: u32,
 }
 
-/// Length of a tick: 2^20 ns (1.05 ms), so that a tick is a shift away from the clock.
+/// Length of a tick: 2^20 ns (1.05 ms). Ticks are counted by the kernel's jiffies, which a program reads for nothing;
+/// how long one of those is, only user space knows.
 pub const TICK_NS: u64 = 1 << TICK_SHIFT;
 /// `ticks = ns >> TICK_SHIFT`.
 pub const TICK_SHIFT: u32 = 20;
+
+const SCALE_SHIFT: u32 = 16;
+
+/// The scale for jiffies of so many nanoseconds.
+pub const fn tick_scale(jiffy_ns: u32) -> u32 {
+    (((jiffy_ns as u64) << SCALE_SHIFT) >> TICK_SHIFT) as u32
+}
+
+/// Now in ticks; wraps, like ticks do.
+#[inline(always)]
+pub fn tick_of_jiffies(jiffies: u64, scale: u32) -> u32 {
+    (jiffies.wrapping_mul(scale as u64) >> SCALE_SHIFT) as u32
+}
 
 /// Milliseconds to ticks, for constants.
 pub const fn ticks(ms: u64) -> u32 {
@@ -207,5 +244,23 @@ impl<A: Addr> Flow<A> {
     #[inline(always)]
     pub fn is_expired(&self, now_tick: u32) -> bool {
         now_tick.wrapping_sub(self.last_tick) as i32 > self.timeout() as i32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_of_jiffies_is_an_hour_of_ticks_whatever_the_kernels_hz() {
+        // 0xffff_xxxx is where jiffies start (INITIAL_JIFFIES, include/linux/jiffies.h); the others wrap the product.
+        for start in [0xffff_fed4_u64, 1 << 38, u64::MAX - 10] {
+            for hz in [100, 250, 300, 1000] {
+                let scale = tick_scale((1_000_000_000 + hz / 2) / hz);
+                let passed = tick_of_jiffies(start.wrapping_add(3_600 * u64::from(hz)), scale)
+                    .wrapping_sub(tick_of_jiffies(start, scale));
+                assert!(passed.abs_diff(ticks(3_600_000)) < 20, "HZ={hz}: {passed}");
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ pub mod sock;
 pub use addr::{A4, A6, Addr};
 pub use backend::Backend;
 pub use config::{Cidr, Config, Iface};
-pub use flow::{Bucket, Flow, FlowKey, FlowRef, FragKey, FragPorts, Hop};
+pub use flow::{Bucket, Flow, FlowKey, FragKey, FragPorts, Hop, IndexLine};
 pub use reason::Reason;
 pub use service::{Affinity, AffinityKey, RangeKey, SetRef, Svc, SvcKey};
 pub use sock::{Sock, SockKey};

@@ -10,9 +10,9 @@ pub const BACKENDS4: &str = "FW_BACKENDS4";
 pub const BACKENDS6: &str = "FW_BACKENDS6";
 /// slot → backend id (u32), array; both families share it.
 pub const SLOTS: &str = "FW_SLOTS";
-/// `FlowKey<A4>` → `FlowRef`, hash.
+/// Line → `IndexLine` of IPv4, array.
 pub const FLOW_INDEX4: &str = "FW_FLOWIDX4";
-/// `FlowKey<A6>` → `FlowRef`, hash.
+/// Line → `IndexLine` of IPv6, array.
 pub const FLOW_INDEX6: &str = "FW_FLOWIDX6";
 /// slot → `Flow<A4>`, array.
 pub const FLOWS4: &str = "FW_FLOWS4";

@@ -47,10 +47,10 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
         return Err(Reason::DropSourceRange);
     }
     let local_pod = is_local_pod::<P, F, T>(p, t, c, role, &k.src);
-    let set = select::set_of(&svc, local_pod || matches!(role, Role::Late))?;
+    let set = select::set_of(svc, local_pod || matches!(role, Role::Late))?;
     let affinity = AffinityKey { client: F::words(&k.src), svc_id: svc.id, kind: AFFINITY_ADDRESS };
     let kept = if svc.affinity_s != 0 {
-        affinity::recall::<F, T>(t, &svc, set, &affinity, k.proto, now).ok()
+        affinity::recall::<F, T>(t, svc, set, &affinity, k.proto, now).ok()
     } else {
         None
     };
@@ -65,11 +65,11 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
         affinity::remember::<F, T>(t, &affinity, id, &b, now);
     }
     let (reply_dst, flags) = match role {
-        Role::Uplink => from_uplink::<P, F, T>(p, t, c, parsed, &svc, id, &b, now)?,
-        Role::Pod => from_pod::<F>(c, k, &svc, local_pod, &b)?,
+        Role::Uplink => from_uplink::<P, F, T>(p, t, c, parsed, svc, id, &b, now)?,
+        Role::Pod => from_pod::<F>(c, k, svc, local_pod, &b)?,
         Role::Late => (late_source::<F>(c, k), FLOW_LATE),
     };
-    let n = new_flow::<F>(k, &svc, id, &b, reply_dst, flags, p.ifindex());
+    let n = new_flow::<F>(k, svc, id, &b, reply_dst, flags, p.ifindex());
     flow::create(t, p, &n, now)
 }
 
@@ -227,17 +227,17 @@ fn from_uplink<P: Packet, F: Family, T: Tables<F>>(
 }
 
 #[inline(always)]
-fn new_flow<F: Family>(
-    k: &FlowKey<F::A>,
+fn new_flow<'a, F: Family>(
+    k: &'a FlowKey<F::A>,
     svc: &Svc,
     id: u32,
     b: &Backend<F::A>,
     reply_dst: F::A,
     flags: u32,
     client_ifindex: u32,
-) -> NewFlow<F::A> {
+) -> NewFlow<'a, F::A> {
     NewFlow {
-        orig: *k,
+        orig: k,
         reply: FlowKey {
             src: b.addr,
             dst: reply_dst,

@@ -2,17 +2,18 @@
 //!
 //! Reuse of records is by a clock hand (second chance) that the datapath itself advances, so the table needs no agent:
 //! the hand takes free, expired, and (under pressure) unanswered or closed records, never a live flow. Freeing a record
-//! deletes both index entries, so no half of a pair can be lost on its own; a stale entry is recognised by `seq`.
+//! deletes both index entries, so no half of a pair can be lost on its own; a stale entry is recognised by its record.
 //! Races between CPUs are settled by the index: `insert if absent` on the reply tuple, then on the client's.
 
 use crate::family::Family;
+use crate::index;
 use crate::mem::put;
 use crate::packet::Packet;
 use crate::parse::{Parsed, flag};
 use crate::rewrite::inverse;
 use crate::tables::Tables;
 use lb_common::flow::*;
-use lb_common::{Addr, Config, Flow, FlowKey, FlowRef, Reason, hash};
+use lb_common::{Addr, Config, Flow, FlowKey, Reason, hash};
 
 /// How many records the hand looks at before a new flow is refused.
 const HAND_TRIES: u32 = 8;
@@ -37,54 +38,18 @@ pub struct Found<A: Addr> {
     pub reverse: bool,
 }
 
-/// The live record of a tuple.
+/// Frees a record, its index entries first, if it is the one with this `seq`. The body of [`Tables::free_flow`].
 #[inline(always)]
-pub fn find<F: Family, T: Tables<F>>(t: &T, key: &FlowKey<F::A>, now: u32) -> Option<Found<F::A>> {
-    let r = t.index_get(key)?;
-    let rec = live(t, r, now)?;
-    Some(Found { slot: r.slot & !REF_REVERSE, rec, reverse: r.slot & REF_REVERSE != 0 })
-}
-
-/// The record a reference names, unless it is stale, free or expired.
-#[inline(always)]
-fn live<F: Family, T: Tables<F>>(t: &T, r: FlowRef, now: u32) -> Option<*mut Flow<F::A>> {
-    let rec = t.flow(r.slot & !REF_REVERSE)?;
-    // SAFETY: `rec` points at a map element, which lives as long as the program runs. Concurrent writers exist; a
-    // torn read is caught by `seq`, or harmless (counters, state bits).
-    let f = unsafe { &*rec };
-    (f.seq == r.seq && f.state & ST_USED != 0 && !f.is_expired(now)).then_some(rec)
-}
-
-/// Frees a record: both index entries, if they still are this record's, then the record. The body of
-/// [`Tables::free_flow`].
-#[inline(always)]
-pub fn free_slot<F: Family, T: Tables<F>>(t: &T, slot: u32) {
+pub fn free_slot<F: Family, T: Tables<F>>(t: &T, slot: u32, seq: u32) {
     let Some(rec) = t.flow(slot) else { return };
-    // SAFETY: as in `live`.
-    let seq = unsafe { (*rec).seq };
-    // Copies, each in a scope of its own so that both have one place on the stack: another CPU may have taken the record.
-    {
-        // SAFETY: as above.
-        let orig = unsafe { (*rec).orig };
-        delete_entry::<F, T>(t, &orig, seq);
+    // SAFETY: a map element; see `index::find`.
+    if unsafe { (*rec).seq } != seq {
+        return;
     }
-    {
-        // SAFETY: as above.
-        let reply = unsafe { (*rec).reply };
-        delete_entry::<F, T>(t, &reply, seq);
-    }
+    index::remove::<F, T>(t, rec, slot);
+    index::remove::<F, T>(t, rec, slot | REF_REVERSE);
     // SAFETY: as above.
     unsafe { (*rec).state = 0 };
-}
-
-/// Deletes an index entry if it is of the flow with this `seq`.
-#[inline(always)]
-fn delete_entry<F: Family, T: Tables<F>>(t: &T, key: &FlowKey<F::A>, seq: u32) {
-    if let Some(r) = t.index_get(key)
-        && r.seq == seq
-    {
-        t.index_delete(key);
-    }
 }
 
 /// Is the backend this flow was made with gone? Its packets are refused anyway; the record may go.
@@ -106,9 +71,9 @@ fn replaceable<F: Family, T: Tables<F>>(t: &T, f: &Flow<F::A>, now: u32) -> bool
 }
 
 /// What a new flow is made of.
-pub struct NewFlow<A> {
+pub struct NewFlow<'a, A> {
     /// client → frontend.
-    pub orig: FlowKey<A>,
+    pub orig: &'a FlowKey<A>,
     /// backend → client (or → this node); the port towards the client is chosen here.
     pub reply: FlowKey<A>,
     /// Backend id and generation.
@@ -126,7 +91,7 @@ pub struct NewFlow<A> {
 pub fn create<F: Family, T: Tables<F>, P: Packet>(
     t: &T,
     p: &P,
-    n: &NewFlow<F::A>,
+    n: &NewFlow<'_, F::A>,
     now: u32,
 ) -> Result<*mut Flow<F::A>, Reason> {
     let Some(claimed) = t.claim_flow(now) else { return Err(Reason::FlowTableFull) };
@@ -135,17 +100,16 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
     }
     let slot = claimed.slot;
     let Some(rec) = t.flow(slot) else { return Err(Reason::FlowTableFull) };
-    // SAFETY: as in `live`; the hand gave this slot to us alone.
+    // SAFETY: as in `index::find`; the hand gave this slot to us alone.
     let seq = unsafe {
-        // Even and never 0: 0 would match an index entry that was never written.
-        let seq = (*rec).seq.wrapping_add(2) | 2;
+        let seq = (*rec).seq.wrapping_add(1);
         (*rec).seq = seq;
         (*rec).flags = n.flags;
         (*rec).last_tick = now;
         (*rec).backend_id = n.backend.0;
         (*rec).backend_generation = n.backend.1;
         (*rec).svc_id = n.svc_id;
-        put(&raw mut (*rec).orig, &n.orig);
+        put(&raw mut (*rec).orig, n.orig);
         (*rec).rev_hop.ifindex = 0;
         (*rec).fwd_packets = 0;
         (*rec).rev_packets = 0;
@@ -155,21 +119,38 @@ pub fn create<F: Family, T: Tables<F>, P: Packet>(
         (*rec).state = ST_USED;
         seq
     };
-    if !t.claim_reply(slot, now) {
+    if !has_port::<F, T>(t, slot, now) {
         // SAFETY: as above.
         unsafe { (*rec).state = 0 };
         return Err(Reason::NoSnatPort);
     }
-    let fwd = FlowRef { slot, seq };
-    if insert_or_replace_stale::<F, T>(t, &n.orig, fwd, now) {
+    // Twice: of two CPUs that enter one tuple at once both may withdraw.
+    if t.enter(slot, now) || t.enter(slot, now) {
         t.count(p.hook(), Reason::FlowCreated);
         return Ok(rec);
     }
     // Another CPU made this flow a moment ago: use that one.
-    t.free_flow(slot);
-    match find(t, &n.orig, now) {
+    t.free_flow(slot, seq);
+    match index::find::<F, T>(t, n.orig, now) {
         Some(f) if !f.reverse => Ok(f.rec),
         _ => Err(Reason::FlowTableFull),
+    }
+}
+
+/// Has the record got a port of its own towards its backend? A closed flow in the way goes.
+#[inline(always)]
+fn has_port<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> bool {
+    match t.claim_reply(slot, now) {
+        Claim::Done => true,
+        Claim::None => false,
+        Claim::Closed { slot: other } => {
+            let Some(rec) = t.flow(other) else { return false };
+            // SAFETY: as in `index::find`.
+            let seq = unsafe { (*rec).seq };
+            t.free_flow(other, seq);
+            // Its port is the record's now, unless another CPU was faster.
+            t.enter(slot | REF_REVERSE, now)
+        }
     }
 }
 
@@ -190,12 +171,12 @@ pub fn claim<F: Family, T: Tables<F>>(t: &T, now: u32) -> Option<Claimed> {
     while i < HAND_TRIES && len != 0 {
         let slot = t.hand() % len;
         if let Some(rec) = t.flow(slot) {
-            // SAFETY: as in `live`.
+            // SAFETY: as in `index::find`.
             let f = unsafe { &*rec };
             if replaceable(t, f, now) {
                 let reclaimed = f.state & ST_USED != 0;
                 if reclaimed {
-                    t.free_flow(slot);
+                    t.free_flow(slot, f.seq);
                 }
                 return Some(Claimed { slot, reclaimed });
             }
@@ -205,38 +186,59 @@ pub fn claim<F: Family, T: Tables<F>>(t: &T, now: u32) -> Option<Claimed> {
     None
 }
 
-/// Inserts the reply tuple, trying other ports towards the backend while it is taken: first the client's own, then the
+/// How claiming a port went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The record has one, and its reply tuple is in the index.
+    Done,
+    /// All tries are over.
+    None,
+    /// The record has one, and the closed flow in this slot is in its way: free that, then enter the tuple.
+    Closed {
+        /// Where it lies.
+        slot: u32,
+    },
+}
+
+/// Enters the reply tuple, trying other ports towards the backend while it is taken: first the client's own, then the
 /// masquerade range. Per destination tuple, by construction. A masqueraded flow never takes a NodePort, and a port that
 /// the node's own sockets are given only when all else is taken: netfilter keeps tuples unique over all connections, we
-/// see ours alone. False when every port is taken. The body of [`Tables::claim_reply`].
+/// see ours alone. The body of [`Tables::claim_reply`].
 #[inline(always)]
-pub fn claim_reply<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> bool {
+pub fn claim_reply<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> Claim {
+    let who = slot | REF_REVERSE;
     let mut i = 0;
     while i < PORT_TRIES {
         // All but the try is looked up anew in each: what lives across tries lies on BPF's stack.
-        let (Some(rec), Some(c)) = (t.flow(slot), t.config()) else { return false };
-        // SAFETY: as in `live`; the record is the caller's alone, and nobody finds it before the index names it.
-        let (f, reply) = unsafe { (&*rec, &raw mut (*rec).reply) };
-        let r = FlowRef { slot: slot | REF_REVERSE, seq: f.seq };
-        let port = port_of_try(c, f.orig.sport_be, f.flags, r, i);
+        let (Some(rec), Some(c)) = (t.flow(slot), t.config()) else { return Claim::None };
+        // SAFETY: as in `index::find`; the record is the caller's alone, and nobody finds it before the index names it.
+        let f = unsafe { &mut *rec };
+        let port = port_of_try(c, f, slot, i);
         if port != NO_PORT {
-            // SAFETY: as above.
-            let key = unsafe {
-                (*reply).dport_be = (port as u16).to_be();
-                &*reply
-            };
-            let done = if i < OVER_CLOSED_FROM {
-                insert_or_replace_stale::<F, T>(t, key, r, now)
-            } else {
-                insert_over_closed::<F, T>(t, key, r, now)
-            };
-            if done {
-                return true;
+            f.reply.dport_be = (port as u16).to_be();
+            if t.enter(who, now) {
+                return Claim::Done;
+            }
+            if i >= OVER_CLOSED_FROM
+                && let Some(other) = t.holder(who, now)
+                && let Some(rec) = t.flow(other)
+                // SAFETY: as above.
+                && is_over(unsafe { &*rec }, now)
+            {
+                return Claim::Closed { slot: other };
             }
         }
         i += 1;
     }
-    false
+    Claim::None
+}
+
+/// May another flow have this one's port? Many short connections to one backend use up ports long before closed flows
+/// expire; a backend's TIME_WAIT takes a new SYN (RFC 6191).
+#[inline(always)]
+fn is_over<A: Addr>(f: &Flow<A>, now: u32) -> bool {
+    let idle = now.wrapping_sub(f.last_tick) as i32;
+    f.state & ST_RST != 0 || (f.is_closed() && idle > CLOSED_GRACE as i32)
 }
 
 /// A try that is left out.
@@ -244,9 +246,9 @@ const NO_PORT: u32 = u32::MAX;
 
 /// The port of a try, or [`NO_PORT`].
 #[inline(always)]
-fn port_of_try(c: &Config, own_be: u16, flags: u32, r: FlowRef, i: u32) -> u32 {
-    let own = u16::from_be(own_be) as u32;
-    let masqueraded = flags & (FLOW_SNAT | FLOW_LATE) != 0;
+fn port_of_try<A: Addr>(c: &Config, f: &Flow<A>, slot: u32, i: u32) -> u32 {
+    let own = u16::from_be(f.orig.sport_be) as u32;
+    let masqueraded = f.flags & (FLOW_SNAT | FLOW_LATE) != 0;
     let forbidden = masqueraded && own >= c.nodeport_min && own <= c.nodeport_max;
     // The node's own sockets are given these ports, and know nothing of our flows: to be used last.
     let shared = masqueraded && own >= c.local_port_min && own <= c.local_port_max;
@@ -257,49 +259,14 @@ fn port_of_try(c: &Config, own_be: u16, flags: u32, r: FlowRef, i: u32) -> u32 {
         return own;
     }
     let span = c.snat_port_max.wrapping_sub(c.snat_port_min).wrapping_add(1);
-    let start = hash::words(r.seq ^ c.seed, [own, r.slot]);
+    let start = hash::words(f.seq ^ c.seed, [own, slot]);
     c.snat_port_min + hash::reduce(start.wrapping_add(i << 28), span)
-}
-
-/// Inserts an index entry; an entry in the way is removed if it means nothing any more.
-#[inline(always)]
-fn insert_or_replace_stale<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: FlowRef, now: u32) -> bool {
-    if t.index_insert(k, r) {
-        return true;
-    }
-    match t.index_get(k) {
-        Some(old) if live(t, old, now).is_none() => {
-            t.index_delete(k);
-            t.index_insert(k, r)
-        }
-        _ => false,
-    }
-}
-
-/// Inserts over the entry of a closed flow, which goes. Many short connections to one backend use up ports long before
-/// closed flows expire; a backend's TIME_WAIT takes a new SYN (RFC 6191).
-#[inline(always)]
-fn insert_over_closed<F: Family, T: Tables<F>>(t: &T, k: &FlowKey<F::A>, r: FlowRef, now: u32) -> bool {
-    let Some(old) = t.index_get(k) else { return t.index_insert(k, r) };
-    let Some(rec) = live(t, old, now) else {
-        t.index_delete(k);
-        return t.index_insert(k, r);
-    };
-    // SAFETY: as in `live`.
-    let f = unsafe { &*rec };
-    let idle = now.wrapping_sub(f.last_tick) as i32;
-    let over = f.state & ST_RST != 0 || (f.is_closed() && idle > CLOSED_GRACE as i32);
-    if !over {
-        return false;
-    }
-    t.free_flow(old.slot & !REF_REVERSE);
-    t.index_insert(k, r)
 }
 
 /// Notes a packet of the client's.
 #[inline(always)]
 pub(crate) fn on_forward<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
-    // SAFETY: as in `live`.
+    // SAFETY: as in `index::find`.
     let f = unsafe { &mut *rec };
     touch(f, now);
     f.fwd_packets = f.fwd_packets.wrapping_add(1);
@@ -326,7 +293,7 @@ pub(crate) fn on_forward<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
 /// Notes a packet of the backend's.
 #[inline(always)]
 pub(crate) fn on_reply<A: Addr>(rec: *mut Flow<A>, p: &Parsed<A>, now: u32) {
-    // SAFETY: as in `live`.
+    // SAFETY: as in `index::find`.
     let f = unsafe { &mut *rec };
     touch(f, now);
     f.rev_packets = f.rev_packets.wrapping_add(1);
@@ -369,14 +336,14 @@ pub fn sweep<F: Family, T: Tables<F>>(t: &T, start: u32, count: u32) -> u32 {
 #[inline(always)]
 pub fn sweep_slot<F: Family, T: Tables<F>>(t: &T, slot: u32, now: u32) -> bool {
     let Some(rec) = t.flow(slot) else { return false };
-    // SAFETY: as in `live`.
+    // SAFETY: as in `index::find`.
     let f = unsafe { &*rec };
     let done =
         f.is_expired(now) || (now.wrapping_sub(f.last_tick) as i32 > ORPHAN_GRACE as i32 && is_orphan(t, f));
     if f.state & ST_USED == 0 || !done {
         return false;
     }
-    t.free_flow(slot);
+    t.free_flow(slot, f.seq);
     true
 }
 

@@ -6,8 +6,8 @@
 
 use crate::csum;
 use crate::family::{Family, L3, V6, V6Frag, note_header};
-use crate::flow;
 use crate::forward::{self, Route};
+use crate::index;
 use crate::mem::{rd, wr};
 use crate::packet::*;
 use crate::parse::{TCP, UDP};
@@ -49,7 +49,9 @@ pub fn error<P: Packet, F: Family, Q: Family<A = F::A>, T: Tables<F>>(p: &mut P,
         Err(r) => return End::pass(r),
     };
     let now = t.now_tick();
-    let Some(found) = flow::find(t, &rewrite::inverse(&quoted), now) else { return End::pass(Reason::NotL4) };
+    let Some(found) = index::find::<F, T>(t, &rewrite::inverse(&quoted), now) else {
+        return End::pass(Reason::NotL4);
+    };
     // SAFETY: a map element; see `flow`.
     let f = unsafe { &*found.rec };
     let snat = f.flags & FLOW_SNAT != 0;

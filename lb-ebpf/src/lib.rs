@@ -6,6 +6,7 @@
 //! [`rewrite`] → [`forward`]; [`pipeline`] is that sentence as code. Fragments ([`frag`]) and ICMP errors ([`icmp`])
 //! take the slow program of the same hook. [`sock`] does the same at a socket, before there is a packet.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod affinity;
 pub mod begin;
@@ -15,6 +16,7 @@ pub mod flow;
 pub mod forward;
 pub mod frag;
 pub mod icmp;
+pub mod index;
 pub mod mem;
 pub mod packet;
 pub mod parse;

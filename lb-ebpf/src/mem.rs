@@ -27,6 +27,18 @@ pub unsafe fn wr<T: Copy>(p: *mut u8, off: usize, v: T) {
     }
 }
 
+/// Keeps a value in memory: LLVM would take a struct apart and spill each word of it to eight bytes of BPF's stack.
+#[inline(always)]
+pub fn settle<T>(v: &T) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: it does nothing. An instruction there must be, or two lines of the source have one place in the program.
+    unsafe {
+        core::arch::asm!("{0} = {0}", in(reg) &raw const *v, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = v;
+}
+
 /// Copies a plain struct of 32-bit words, word by word: LLVM would make it a `memmove` call, which is a byte loop in a
 /// subprogram on BPF.
 ///

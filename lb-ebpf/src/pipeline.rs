@@ -13,7 +13,8 @@ use crate::flow::{self, Found};
 use crate::forward;
 use crate::frag;
 use crate::icmp;
-use crate::mem::rd;
+use crate::index;
+use crate::mem::{rd, settle};
 use crate::packet::*;
 use crate::parse::{Parsed, ethertype_be, parse};
 use crate::reject::reject;
@@ -100,6 +101,9 @@ fn icmp_error<P: Packet, F: Family, Q: Family<A = F::A>, T: Tables<F>>(p: &mut P
 
 #[inline(always)]
 fn translate<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side, parsed: &Parsed<F::A>) -> End {
+    if size_of::<F::A>() > 4 {
+        settle(parsed);
+    }
     match side {
         Side::In(role) => ingress::<P, F, T>(p, t, role, parsed),
         Side::PodOut => egress::<P, F, T>(p, t, parsed, false),
@@ -124,7 +128,7 @@ enum Known {
 fn ingress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, role: Role, parsed: &Parsed<F::A>) -> End {
     let now = t.now_tick();
     let mut known = None;
-    if let Some(f) = flow::find(t, &parsed.key, now) {
+    if let Some(f) = index::find::<F, T>(t, &parsed.key, now) {
         if f.reverse {
             return reply_in::<P, F, T>(p, t, &f, parsed, now);
         }
@@ -149,7 +153,8 @@ fn forward<P: Packet, F: Family, T: Tables<F>>(
             Known::Use => {}
             Known::Reset => return reject::<P, F, T>(p, t, role, parsed, now, Reason::ResetGone),
             Known::Reselect(s) => {
-                t.free_flow(f.slot);
+                // SAFETY: a map element; see `index::find`.
+                t.free_flow(f.slot, unsafe { (*f.rec).seq });
                 known = None;
                 // The first sequence number is random, and the same when the SYN is sent again.
                 salt = if s != 0 { s ^ sequence::<P, F>(p) } else { 0 };
@@ -188,7 +193,7 @@ fn sequence<P: Packet, F: Family>(p: &P) -> u32 {
 /// Is the flow's backend still the one it was made with, and is this packet still part of it?
 #[inline(always)]
 fn check<F: Family, T: Tables<F>>(t: &T, rec: *mut Flow<F::A>, p: &Parsed<F::A>) -> Known {
-    // SAFETY: a map element; see `flow`.
+    // SAFETY: a map element; see `index::find`.
     let f = unsafe { &*rec };
     let valid = match t.backend(f.backend_id) {
         Some(b) => b.generation == f.backend_generation && select::usable(&b, p.key.proto),
@@ -212,7 +217,7 @@ fn forward_known<P: Packet, F: Family, T: Tables<F>>(
     parsed: &Parsed<F::A>,
     now: u32,
 ) -> End {
-    // SAFETY: a map element; see `flow`.
+    // SAFETY: a map element; see `index::find`.
     let f = unsafe { &*rec };
     let target = flow::forward_target(f);
     let flags = f.flags;
@@ -276,7 +281,7 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     now: u32,
 ) -> End {
     let rec = found.rec;
-    // SAFETY: a map element; see `flow`.
+    // SAFETY: a map element; see `index::find`.
     let f = unsafe { &mut *rec };
     let target = flow::reply_target(f);
     let flags = f.flags;
@@ -285,7 +290,7 @@ fn reply_in<P: Packet, F: Family, T: Tables<F>>(
     }
     // A process of this node took the port from which a flow that is over spoke to the same backend.
     if parsed.is_syn_ack() && f.is_closed() {
-        t.free_flow(found.slot);
+        t.free_flow(found.slot, f.seq);
         return End::pass(Reason::NotOurs);
     }
     let began_at = f.client_ifindex;
@@ -348,8 +353,8 @@ fn turn<P: Packet, F: Family, T: Tables<F>>(
 fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<F::A>, late: bool) -> End {
     let now = t.now_tick();
     let mut known = None;
-    if let Some(found) = flow::find(t, &parsed.key, now) {
-        // SAFETY: a map element; see `flow`.
+    if let Some(found) = index::find::<F, T>(t, &parsed.key, now) {
+        // SAFETY: a map element; see `index::find`.
         let f = unsafe { &*found.rec };
         if found.reverse {
             // A late client's backend that answers by loopback is the node itself, and so is the client.
@@ -362,7 +367,7 @@ fn egress<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, parsed: &Parsed<
             if parsed.is_syn_ack() && (f.state & ST_SERVING != 0 || f.is_closed()) {
                 // What goes to a pod may have been forged outside: that ends no flow which still lives.
                 if late || f.is_closed() {
-                    t.free_flow(found.slot);
+                    t.free_flow(found.slot, f.seq);
                 }
                 return End::pass(Reason::NotOurs);
             }

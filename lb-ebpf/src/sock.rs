@@ -66,7 +66,7 @@ pub fn towards_backend<F: Family, T: Tables<F>>(
     let kept = if sticky { keeps::<F, T>(t, r) } else { None };
     let (id, b) = match kept {
         Some(found) => found,
-        None => choose::<F, T>(t, c, r, &svc, now)?,
+        None => choose::<F, T>(t, c, r, svc, now)?,
     };
     remember::<F, T>(t, r, id, &b, sticky);
     Ok(Instead { addr: b.addr, port_be: b.port_be })

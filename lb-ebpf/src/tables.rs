@@ -1,11 +1,12 @@
 //! The maps, as the pipeline sees them.
 
 use crate::family::Family;
-use crate::flow::{self, Claimed};
+use crate::flow::{self, Claim, Claimed};
+use crate::index;
 use crate::select;
 use lb_common::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowRef, FragKey, FragPorts, Hop, Iface, Reason,
-    SetRef, Sock, SockKey, Svc, SvcKey,
+    Affinity, AffinityKey, Backend, Config, Flow, FragKey, FragPorts, Hop, Iface, IndexLine, Reason, SetRef,
+    Sock, SockKey, Svc, SvcKey,
 };
 
 /// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in `tests/sim`.
@@ -13,8 +14,8 @@ use lb_common::{
 /// The steps with a body here are those that the kernel's implementation makes functions of their own: the verifier
 /// walks through such a function once, and not again for every path that leads to it.
 pub trait Tables<F: Family> {
-    /// Exact frontend lookup.
-    fn svc(&self, k: &SvcKey<F::A>) -> Option<Svc>;
+    /// Exact frontend lookup. What is found does not change: the agent replaces frontends whole.
+    fn svc(&self, k: &SvcKey<F::A>) -> Option<&Svc>;
     /// Backend id in a slot.
     fn slot(&self, index: u32) -> Option<u32>;
     /// Backend by id.
@@ -33,12 +34,10 @@ pub trait Tables<F: Family> {
     fn sock(&self, k: &SockKey) -> Option<Sock>;
     /// Notes what a socket's peer stands for.
     fn keep_sock(&self, k: &SockKey, v: &Sock);
-    /// Flow index lookup.
-    fn index_get(&self, k: &FlowKey<F::A>) -> Option<FlowRef>;
-    /// Inserts if absent; false when present or full.
-    fn index_insert(&self, k: &FlowKey<F::A>, r: FlowRef) -> bool;
-    /// Deletes; missing is fine.
-    fn index_delete(&self, k: &FlowKey<F::A>);
+    /// A line of the flow index.
+    fn line(&self, at: u32) -> Option<*mut IndexLine>;
+    /// Writes `new` into the cell of a line if it holds `old`, at once for all CPUs; returns whether it did.
+    fn swap(&self, cell: *mut u64, old: u64, new: u64) -> bool;
     /// Record by slot.
     fn flow(&self, slot: u32) -> Option<*mut Flow<F::A>>;
     /// The next hop towards a backend, as last looked up.
@@ -53,18 +52,46 @@ pub trait Tables<F: Family> {
         flow::claim::<F, Self>(self, now)
     }
     /// Gives the record in `slot` a port of its own towards its backend, and enters its reply tuple into the index.
-    fn claim_reply(&self, slot: u32, now: u32) -> bool
+    fn claim_reply(&self, slot: u32, now: u32) -> Claim
     where
         Self: Sized,
     {
         flow::claim_reply::<F, Self>(self, slot, now)
     }
-    /// Frees the record in `slot`, its index entries first.
-    fn free_flow(&self, slot: u32)
+    /// Enters a tuple of a record into the index; `who` is its slot and the direction. False: another flow has it.
+    fn enter(&self, who: u32, now: u32) -> bool
     where
         Self: Sized,
     {
-        flow::free_slot::<F, Self>(self, slot)
+        index::enter::<F, Self>(self, who, now)
+    }
+    /// The slot of the live flow that has this tuple of a record.
+    fn holder(&self, who: u32, now: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        index::holder::<F, Self>(self, who, now)
+    }
+    /// Puts `new` where `old` is in a line of the index; false: it is not there.
+    fn replace_entry(&self, line: u32, old: u64, new: u64) -> bool
+    where
+        Self: Sized,
+    {
+        index::replace::<F, Self>(self, line, old, new)
+    }
+    /// Puts `new` in the place of an entry that means nothing any more; false: there is none.
+    fn displace_entry(&self, line: u32, new: u64, now: u32) -> bool
+    where
+        Self: Sized,
+    {
+        index::displace::<F, Self>(self, line, new, now)
+    }
+    /// Frees the record in `slot`, its index entries first, if it is the one with this `seq`.
+    fn free_flow(&self, slot: u32, seq: u32)
+    where
+        Self: Sized,
+    {
+        flow::free_slot::<F, Self>(self, slot, seq)
     }
     /// Frees the record in `slot` if its time is over; returns whether it did.
     fn sweep_flow(&self, slot: u32, now: u32) -> bool

@@ -197,7 +197,7 @@ fn losing_the_whole_table_in_mid_stream_leads_back_to_the_same_backend() {
         tuple::<V6, true>(&out)
     };
     let first = go(SYN);
-    w.sim.v6.index.borrow_mut().clear();
+    w.sim.v6.clear_index();
     assert_eq!(go(ACK), first);
 }
 
@@ -240,7 +240,7 @@ fn a_full_table_refuses_new_flows_and_keeps_the_live_ones() {
     w.sim.tick.set(w.sim.tick.get() + lb_common::flow::ticks(5_000));
     let (e, _) = ingress::<false>(&w.sim, Role::Uplink, UPLINK, route_out(9), &request::<V4>(6, 9, SYN));
     assert_eq!(e.reason, Reason::FwdLocal);
-    assert_eq!(w.sim.v4.index.borrow().len(), 16);
+    assert_eq!(w.sim.v4.index_entries(), 16);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The maps in memory, and [`Tables`] over them.
 
 use lb_common::backend::{BACKEND_LIVE, BACKEND_LOCAL, BACKEND_SERVING};
+use lb_common::flow::{index_lines, tick_scale};
 use lb_common::reason::Hook;
 use lb_common::*;
 use lb_ebpf::family::{V4, V6, V6Frag};
@@ -16,10 +17,9 @@ pub struct Maps<A: Addr> {
     pub svc: RefCell<HashMap<SvcKey<A>, Svc>>,
     /// Backends by id.
     pub backends: RefCell<Vec<Backend<A>>>,
-    /// The flow index.
-    pub index: RefCell<HashMap<FlowKey<A>, FlowRef>>,
     /// First fragments.
     pub fragments: RefCell<HashMap<FragKey<A>, FragPorts>>,
+    index: Vec<UnsafeCell<IndexLine>>,
     hops: Vec<UnsafeCell<Hop>>,
     flows: Vec<UnsafeCell<Flow<A>>>,
     hand: Cell<u32>,
@@ -30,8 +30,8 @@ impl<A: Addr> Maps<A> {
         Maps {
             svc: RefCell::default(),
             backends: RefCell::new(vec![Backend::default()]),
-            index: RefCell::default(),
             fragments: RefCell::default(),
+            index: (0..index_lines(flows as u32)).map(|_| UnsafeCell::default()).collect(),
             hops: (0..1024).map(|_| UnsafeCell::new(Hop::default())).collect(),
             flows: (0..flows).map(|_| UnsafeCell::new(Flow::default())).collect(),
             hand: Cell::new(0),
@@ -55,9 +55,23 @@ impl<A: Addr> Maps<A> {
         // SAFETY: as in `used_flows`.
         self.flows.iter().map(|f| unsafe { *f.get() }).collect()
     }
+    /// The flow index.
+    pub fn all_lines(&self) -> Vec<IndexLine> {
+        // SAFETY: as in `used_flows`.
+        self.index.iter().map(|line| unsafe { *line.get() }).collect()
+    }
+    /// How many tuples are in the index.
+    pub fn index_entries(&self) -> usize {
+        self.all_lines().iter().flat_map(|line| line.0).filter(|entry| *entry != 0).count()
+    }
+    /// Forgets which tuple has which record.
+    pub fn clear_index(&self) {
+        // SAFETY: as in `used_flows`.
+        self.index.iter().for_each(|line| unsafe { *line.get() = IndexLine::default() });
+    }
     /// Forgets every flow.
     pub fn clear_flows(&self) {
-        self.index.borrow_mut().clear();
+        self.clear_index();
         // SAFETY: as in `used_flows`.
         self.flows.iter().for_each(|f| unsafe { (*f.get()).state = 0 });
     }
@@ -106,6 +120,7 @@ impl Sim {
         let config = Config {
             ready: 1,
             seed: 7,
+            tick_scale: tick_scale(1_000_000),
             node4: A4::from(std::net::Ipv4Addr::new(172, 31, 0, 1)),
             node6: A6::from("fd31::1".parse::<std::net::Ipv6Addr>().unwrap()),
             snat_port_min: 61_000,
@@ -165,8 +180,9 @@ impl Sim {
 macro_rules! tables {
     ($family:ty, $a:ty, $ip:ty, $m:ident, $len:ident) => {
         impl Tables<$family> for Sim {
-            fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
-                self.$m.svc.borrow().get(k).copied()
+            fn svc(&self, k: &SvcKey<$a>) -> Option<&Svc> {
+                // As in `iface`.
+                self.$m.svc.borrow().get(k).map(|svc| &*Box::leak(Box::new(*svc)))
             }
             fn slot(&self, i: u32) -> Option<u32> {
                 self.slots.borrow().get(i as usize).copied()
@@ -174,19 +190,21 @@ macro_rules! tables {
             fn backend(&self, id: u32) -> Option<Backend<$a>> {
                 self.$m.backends.borrow().get(id as usize).copied()
             }
-            fn index_get(&self, k: &FlowKey<$a>) -> Option<FlowRef> {
-                self.$m.index.borrow().get(k).copied()
+            fn line(&self, at: u32) -> Option<*mut IndexLine> {
+                self.$m.index.get(at as usize).map(UnsafeCell::get)
             }
-            fn index_insert(&self, k: &FlowKey<$a>, r: FlowRef) -> bool {
-                let mut m = self.$m.index.borrow_mut();
-                if m.contains_key(k) {
-                    return false;
+            #[expect(
+                clippy::not_unsafe_ptr_arg_deref,
+                reason = "a cell of a line, which the pipeline got here"
+            )]
+            fn swap(&self, cell: *mut u64, old: u64, new: u64) -> bool {
+                // SAFETY: a word of a line, which nothing borrows.
+                let cell = unsafe { &mut *cell };
+                let held = *cell == old;
+                if held {
+                    *cell = new;
                 }
-                m.insert(*k, r);
-                true
-            }
-            fn index_delete(&self, k: &FlowKey<$a>) {
-                self.$m.index.borrow_mut().remove(k);
+                held
             }
             fn flow(&self, slot: u32) -> Option<*mut Flow<$a>> {
                 self.$m.flows.get(slot as usize).map(UnsafeCell::get)

@@ -86,6 +86,8 @@ pub trait Family: 'static {
     fn from_words(w: &[u32; 4]) -> Self::A;
     /// Ones' complement sum of an address's words.
     fn sum(a: &Self::A) -> u32;
+    /// The tuple's place in the flow index.
+    fn wide_hash(seed: u32, k: &FlowKey<Self::A>) -> u64;
     /// Hash of a tuple.
     fn hash(seed: u32, k: &FlowKey<Self::A>) -> u32;
     /// Stores both addresses (and repairs the header checksum).

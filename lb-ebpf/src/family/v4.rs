@@ -114,6 +114,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn wide_hash(seed: u32, k: &FlowKey<A4>) -> u64 {
+        hash::wide(seed, [k.src.0, k.dst.0, ports(k), k.proto])
+    }
+
+    #[inline(always)]
     fn hash(seed: u32, k: &FlowKey<A4>) -> u32 {
         hash::words(seed, [k.src.0, k.dst.0, ports(k), k.proto])
     }

@@ -104,6 +104,12 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn wide_hash(seed: u32, k: &FlowKey<A6>) -> u64 {
+        let (s, d) = (&k.src.0, &k.dst.0);
+        hash::wide(seed, [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports(k), k.proto])
+    }
+
+    #[inline(always)]
     fn hash(seed: u32, k: &FlowKey<A6>) -> u32 {
         let (s, d) = (&k.src.0, &k.dst.0);
         hash::words(seed, [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports(k), k.proto])

@@ -74,6 +74,11 @@ impl Family for V6Frag {
         V6::sum(a)
     }
     #[inline(always)]
+    fn wide_hash(seed: u32, k: &FlowKey<A6>) -> u64 {
+        V6::wide_hash(seed, k)
+    }
+
+    #[inline(always)]
     fn hash(seed: u32, k: &FlowKey<A6>) -> u32 {
         V6::hash(seed, k)
     }

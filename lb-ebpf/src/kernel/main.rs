@@ -157,10 +157,14 @@ pub fn fw_peername6(ctx: SockAddrContext) -> i32 {
 }
 
 /// Frees expired flow records; the agent runs it through BPF_PROG_TEST_RUN with the slice in the frame:
-/// start, count and family (4 or 6) as little-endian u32 at offsets 14, 18 and 22. Returns how many were freed.
+/// start, count and family (4 or 6) as little-endian u32 at offsets 14, 18 and 22. Returns how many were freed; for
+/// family 0, what the time is.
 #[classifier]
 pub fn fw_tc_sweep(ctx: TcContext) -> i32 {
     let Some((start, count, family)) = tc::sweep_args(&ctx) else { return -1 };
+    if family == 0 {
+        return <Kernel as Tables<V4>>::now_tick(&Kernel) as i32;
+    }
     let freed = if family == 4 {
         lb_ebpf::flow::sweep::<V4, _>(&Kernel, start, count)
     } else {

@@ -1,22 +1,21 @@
 //! The maps as statics, and [`Tables`] over them. Names and meanings: `lb_common::maps`.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
-use lb_common::flow::TICK_SHIFT;
+use lb_common::flow::{index_lines, tick_of_jiffies};
 use lb_common::maps::*;
 use lb_common::reason::{COUNTERS_LEN, Hook};
 use lb_common::seen::SEEN_LEN;
 use lb_common::*;
 use lb_ebpf::family::{V4, V6, V6Frag};
-use lb_ebpf::flow::{self, Claimed};
+use lb_ebpf::flow::{self, Claim, Claimed};
+use lb_ebpf::index;
 use lb_ebpf::reject::take_token;
 use lb_ebpf::select;
 use lb_ebpf::tables::Tables;
-
-const BPF_NOEXIST: u64 = 1;
 
 // Services are read by every packet while the agent replaces them: without NO_PREALLOC the kernel recycles an
 // element at once, and a reader could see half of another service.
@@ -30,13 +29,11 @@ static FW_BACKENDS4: Array<Backend<A4>> = Array::with_max_entries(DEFAULT_BACKEN
 static FW_BACKENDS6: Array<Backend<A6>> = Array::with_max_entries(DEFAULT_BACKENDS, 0);
 #[map]
 static FW_SLOTS: Array<u32> = Array::with_max_entries(DEFAULT_SLOTS, 0);
-// The index is preallocated: inserts must not depend on the allocator at packet rate; `FlowRef::seq` makes a
-// recycled element harmless.
+// The elements of a mappable array begin at a page: so lines and records lie on cache lines.
 #[map]
-static FW_FLOWIDX4: HashMap<FlowKey<A4>, FlowRef> = HashMap::with_max_entries(DEFAULT_FLOWS * 2, 0);
+static FW_FLOWIDX4: Array<IndexLine> = Array::with_max_entries(index_lines(DEFAULT_FLOWS), BPF_F_MMAPABLE);
 #[map]
-static FW_FLOWIDX6: HashMap<FlowKey<A6>, FlowRef> = HashMap::with_max_entries(DEFAULT_FLOWS * 2, 0);
-// The elements of a mappable array begin at a page: so records lie on cache lines.
+static FW_FLOWIDX6: Array<IndexLine> = Array::with_max_entries(index_lines(DEFAULT_FLOWS), BPF_F_MMAPABLE);
 #[map]
 static FW_FLOWS4: Array<Flow<A4>> = Array::with_max_entries(DEFAULT_FLOWS, BPF_F_MMAPABLE);
 #[map]
@@ -95,6 +92,22 @@ fn advance(which: u32) -> u32 {
     v as u32
 }
 
+/// True when `cell` held `old`, and now holds `new`.
+#[inline(always)]
+fn compare_and_swap(cell: *mut u64, old: u64, new: u64) -> bool {
+    let was: u64;
+    // SAFETY: `cell` is a word of a map element.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({p} + 0, r0, {new})",
+            p = in(reg) cell,
+            new = in(reg) new,
+            inout("r0") old => was,
+        );
+    }
+    was == old
+}
+
 #[inline(always)]
 fn count(hook: Hook, r: Reason) {
     if let Some(c) = FW_COUNTERS.get_ptr_mut(hook as u32 * Reason::COUNT + r as u32) {
@@ -117,11 +130,14 @@ fn in_ranges6(id: u32, a: &A6) -> bool {
 
 /// No record could be claimed.
 const NONE: u64 = u64::MAX;
+/// What was asked for is done.
+const DONE: u64 = u64::MAX - 1;
 
 /// The bodies of some steps as global functions (`BTF_FUNC_GLOBAL`, kernel/bpf/verifier.c, `do_check_subprogs`): verified
 /// once for each program, whatever leads to them. Such a function takes and returns numbers.
 macro_rules! global_functions {
-    ($family:ty, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident) => {
+    ($family:ty, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident, $enter:ident, $holder:ident,
+     $replace:ident, $displace:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $claim(now: u32) -> u64 {
@@ -132,19 +148,46 @@ macro_rules! global_functions {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $reply(slot: u32, now: u32) -> u32 {
-            flow::claim_reply::<$family, Kernel>(&Kernel, slot, now) as u32
+        extern "C" fn $reply(slot: u32, now: u32) -> u64 {
+            match flow::claim_reply::<$family, Kernel>(&Kernel, slot, now) {
+                Claim::None => NONE,
+                Claim::Done => DONE,
+                Claim::Closed { slot } => slot as u64,
+            }
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $free(slot: u32) -> u32 {
-            flow::free_slot::<$family, Kernel>(&Kernel, slot);
+        extern "C" fn $free(slot: u32, seq: u32) -> u32 {
+            flow::free_slot::<$family, Kernel>(&Kernel, slot, seq);
             0
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $sweep(slot: u32, now: u32) -> u32 {
             flow::sweep_slot::<$family, Kernel>(&Kernel, slot, now) as u32
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enter(who: u32, now: u32) -> u32 {
+            index::enter::<$family, Kernel>(&Kernel, who, now) as u32
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $holder(who: u32, now: u32) -> u64 {
+            match index::holder::<$family, Kernel>(&Kernel, who, now) {
+                Some(slot) => slot as u64,
+                None => NONE,
+            }
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $replace(line: u32, old: u64, new: u64) -> u32 {
+            index::replace::<$family, Kernel>(&Kernel, line, old, new) as u32
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $displace(line: u32, new: u64, now: u32) -> u32 {
+            index::displace::<$family, Kernel>(&Kernel, line, new, now) as u32
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -157,8 +200,30 @@ macro_rules! global_functions {
     };
 }
 
-global_functions!(V4, fw_claim4, fw_reply4, fw_free4, fw_choose4, fw_sweep4);
-global_functions!(V6, fw_claim6, fw_reply6, fw_free6, fw_choose6, fw_sweep6);
+global_functions!(
+    V4,
+    fw_claim4,
+    fw_reply4,
+    fw_free4,
+    fw_choose4,
+    fw_sweep4,
+    fw_enter4,
+    fw_holder4,
+    fw_replace4,
+    fw_displace4
+);
+global_functions!(
+    V6,
+    fw_claim6,
+    fw_reply6,
+    fw_free6,
+    fw_choose6,
+    fw_sweep6,
+    fw_enter6,
+    fw_holder6,
+    fw_replace6,
+    fw_displace6
+);
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -168,12 +233,12 @@ extern "C" fn fw_in_set(offset: u32, count: u32, id: u32) -> u32 {
 
 macro_rules! tables {
     ($family:ty, $a:ty, $svc:ident, $backends:ident, $index:ident, $flows:ident, $hand:expr, $len:ident,
-     $in_ranges:ident, $frags:ident, $hops:ident, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident) => {
+     $in_ranges:ident, $frags:ident, $hops:ident, $claim:ident, $reply:ident, $free:ident, $choose:ident, $sweep:ident, $enter:ident, $holder:ident, $replace:ident, $displace:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
-            fn svc(&self, k: &SvcKey<$a>) -> Option<Svc> {
+            fn svc(&self, k: &SvcKey<$a>) -> Option<&Svc> {
                 // SAFETY: NO_PREALLOC map: the element stays valid for this program run.
-                unsafe { $svc.get(k).copied() }
+                unsafe { $svc.get(k) }
             }
             #[inline(always)]
             fn slot(&self, index: u32) -> Option<u32> {
@@ -184,17 +249,29 @@ macro_rules! tables {
                 $backends.get(id).copied()
             }
             #[inline(always)]
-            fn index_get(&self, k: &FlowKey<$a>) -> Option<FlowRef> {
-                // SAFETY: a recycled element shows another `seq`, which no record of this slot has.
-                unsafe { $index.get(k).copied() }
+            fn line(&self, at: u32) -> Option<*mut IndexLine> {
+                $index.get_ptr_mut(at)
             }
             #[inline(always)]
-            fn index_insert(&self, k: &FlowKey<$a>, r: FlowRef) -> bool {
-                $index.insert(k, &r, BPF_NOEXIST).is_ok()
+            fn swap(&self, cell: *mut u64, old: u64, new: u64) -> bool {
+                compare_and_swap(cell, old, new)
             }
             #[inline(always)]
-            fn index_delete(&self, k: &FlowKey<$a>) {
-                let _missing_is_fine = $index.remove(k);
+            fn enter(&self, who: u32, now: u32) -> bool {
+                $enter(who, now) != 0
+            }
+            #[inline(always)]
+            fn holder(&self, who: u32, now: u32) -> Option<u32> {
+                let v = $holder(who, now);
+                (v != NONE).then_some(v as u32)
+            }
+            #[inline(always)]
+            fn replace_entry(&self, line: u32, old: u64, new: u64) -> bool {
+                $replace(line, old, new) != 0
+            }
+            #[inline(always)]
+            fn displace_entry(&self, line: u32, new: u64, now: u32) -> bool {
+                $displace(line, new, now) != 0
             }
             #[inline(always)]
             fn flow(&self, slot: u32) -> Option<*mut Flow<$a>> {
@@ -206,12 +283,16 @@ macro_rules! tables {
                 (v != NONE).then_some(Claimed { slot: v as u32, reclaimed: v >> 32 != 0 })
             }
             #[inline(always)]
-            fn claim_reply(&self, slot: u32, now: u32) -> bool {
-                $reply(slot, now) != 0
+            fn claim_reply(&self, slot: u32, now: u32) -> Claim {
+                match $reply(slot, now) {
+                    NONE => Claim::None,
+                    DONE => Claim::Done,
+                    other => Claim::Closed { slot: other as u32 },
+                }
             }
             #[inline(always)]
-            fn free_flow(&self, slot: u32) {
-                $free(slot);
+            fn free_flow(&self, slot: u32, seq: u32) {
+                $free(slot, seq);
             }
             #[inline(always)]
             fn sweep_flow(&self, slot: u32, now: u32) -> bool {
@@ -295,8 +376,9 @@ macro_rules! tables {
             }
             #[inline(always)]
             fn now_tick(&self) -> u32 {
+                let Some(c) = FW_CONFIG.get(0) else { return 0 };
                 // SAFETY: no arguments, no memory.
-                (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+                tick_of_jiffies(unsafe { bpf_jiffies64() }, c.tick_scale)
             }
             #[inline(always)]
             fn count(&self, hook: Hook, r: Reason) {
@@ -322,7 +404,11 @@ tables!(
     fw_reply4,
     fw_free4,
     fw_choose4,
-    fw_sweep4
+    fw_sweep4,
+    fw_enter4,
+    fw_holder4,
+    fw_replace4,
+    fw_displace4
 );
 tables!(
     V6,
@@ -340,7 +426,11 @@ tables!(
     fw_reply6,
     fw_free6,
     fw_choose6,
-    fw_sweep6
+    fw_sweep6,
+    fw_enter6,
+    fw_holder6,
+    fw_replace6,
+    fw_displace6
 );
 tables!(
     V6Frag,
@@ -358,5 +448,9 @@ tables!(
     fw_reply6,
     fw_free6,
     fw_choose6,
-    fw_sweep6
+    fw_sweep6,
+    fw_enter6,
+    fw_holder6,
+    fw_replace6,
+    fw_displace6
 );

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Output, Show, drops, flows, render, services, status};
 use crate::app::unix_s;
 use crate::config::PathArgs;
-use crate::datapath::{DatapathError, Viewer, now_tick};
+use crate::datapath::{DatapathError, Viewer};
 use crate::hostcheck::leftovers;
 use crate::telemetry::status as state;
 use lb_common::Reason;
@@ -55,7 +55,7 @@ pub fn services(args: &ReadArgs, name: Option<&str>) -> Result<String, ReadError
 /// `fairway flows`.
 pub fn flows(args: &ReadArgs, filters: &flows::Filters) -> Result<String, ReadError> {
     let viewer = args.viewer()?;
-    let (now, mut view) = (now_tick(), flows::FlowsView::default());
+    let (now, mut view) = (viewer.now_tick()?, flows::FlowsView::default());
     viewer.for_each_flow4(|_, flow| view.add([*flow], filters, now))?;
     viewer.for_each_flow6(|_, flow| view.add([*flow], filters, now))?;
     args.show(&view)

@@ -22,11 +22,12 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use lb_common::config::IFACE_CAN_XDP_REDIRECT;
-use lb_common::flow::SWEEP_MAX;
+use lb_common::flow::{SWEEP_MAX, index_lines};
 use lb_common::maps::{self, progs};
 use lb_common::{Config, Iface};
 use serde::Serialize;
@@ -80,8 +81,8 @@ impl MapSizes {
             (maps::HOPS6, self.backends),
             (maps::FLOWS4, self.flows),
             (maps::FLOWS6, self.flows),
-            (maps::FLOW_INDEX4, self.flows.saturating_mul(2)),
-            (maps::FLOW_INDEX6, self.flows.saturating_mul(2)),
+            (maps::FLOW_INDEX4, index_lines(self.flows)),
+            (maps::FLOW_INDEX6, index_lines(self.flows)),
         ])
     }
 }
@@ -316,6 +317,7 @@ impl Datapath {
                 c.nodeport_max = u32::from(*node.node_ports.end());
                 [c.local_port_min, c.local_port_max] = local_ports();
                 [c.flows4_len, c.flows6_len] = flow_slots;
+                c.tick_scale = tick_scale();
             })
             .map_err(|e| DatapathError::kernel(maps::CONFIG, e))
     }
@@ -342,21 +344,12 @@ impl Datapath {
     /// Runs the sweep program on `count` records from `start` of one family (4 or 6), in as many runs as its
     /// own bound asks for.
     fn sweep_range(&self, family: u32, start: u32, count: u32) -> Result<u32, DatapathError> {
-        const ETHERNET: usize = 14;
         let sweep = self.programs.get(progs::TC_SWEEP)?;
-        let mut data = [0u8; 64];
-        // An ethertype for local experiments (IEEE 802), so that the kernel takes the frame for no protocol.
-        data[12..14].copy_from_slice(&0x88b5_u16.to_be_bytes());
         let mut freed = 0;
         let mut done = 0;
         while done < count {
             let step = (count - done).min(SWEEP_MAX);
-            for (i, word) in [start + done, step, family].into_iter().enumerate() {
-                let at = ETHERNET + 4 * i;
-                data[at..at + 4].copy_from_slice(&word.to_le_bytes());
-            }
-            let now = sys::prog_test_run(&sweep.fd, &data)
-                .map_err(|e| DatapathError::kernel(progs::TC_SWEEP, e))?;
+            let now = run_sweep(&sweep.fd, [start + done, step, family])?;
             if now > step {
                 return Err(DatapathError::Object(format!("{} answered {now:#x}", progs::TC_SWEEP)));
             }
@@ -374,9 +367,21 @@ fn local_ports() -> [u32; 2] {
     [words.next().unwrap_or(0), words.next().unwrap_or(0)]
 }
 
-/// The kernel's clock in ticks, comparable with `Flow::last_tick`.
-pub fn now_tick() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let ns = (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64);
-    (ns >> lb_common::flow::TICK_SHIFT) as u32
+/// The ticks of a jiffy: the coarse clock advances once a jiffy (kernel/time/posix-timers.c, `KTIME_LOW_RES`).
+fn tick_scale() -> u32 {
+    let jiffy = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    lb_common::flow::tick_scale(u32::try_from(jiffy.tv_nsec).unwrap_or(0))
+}
+
+/// Runs the sweep program once. For family 0 it tells the time.
+fn run_sweep<P: AsFd>(program: P, [start, count, family]: [u32; 3]) -> Result<u32, DatapathError> {
+    const ETHERNET: usize = 14;
+    let mut data = [0u8; 64];
+    // An ethertype for local experiments (IEEE 802), so that the kernel takes the frame for no protocol.
+    data[12..14].copy_from_slice(&0x88b5_u16.to_be_bytes());
+    for (i, word) in [start, count, family].into_iter().enumerate() {
+        let at = ETHERNET + 4 * i;
+        data[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    sys::prog_test_run(program, &data).map_err(|e| DatapathError::kernel(progs::TC_SWEEP, e))
 }

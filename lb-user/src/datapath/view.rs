@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use lb_common::flow::{self, Flow};
-use lb_common::maps;
+use lb_common::flow::{self, Flow, LINE_ENTRIES};
+use lb_common::maps::{self, progs};
 use lb_common::reason::{COUNTERS_LEN, Hook};
-use lb_common::{A4, A6, Config, FlowKey, FlowRef, Iface, Reason};
+use lb_common::{A4, A6, Config, Iface, IndexLine, Reason};
 use serde::Serialize;
 
 use super::DatapathError;
@@ -70,8 +70,8 @@ pub struct Viewer {
     tables: AyaTables,
     flows4: Table<u32, Flow<A4>>,
     flows6: Table<u32, Flow<A6>>,
-    index4: Table<FlowKey<A4>, FlowRef>,
-    index6: Table<FlowKey<A6>, FlowRef>,
+    index4: Table<u32, IndexLine>,
+    index6: Table<u32, IndexLine>,
     ifaces: Table<u32, Iface>,
     counters: Table<u32, u64>,
 }
@@ -185,8 +185,10 @@ impl Viewer {
         self.for_each_flow6(|_, _| flows[1] += 1)?;
         let count = |e: SysError, map| DatapathError::kernel(map, e);
         let mut index = [0u32; 2];
-        self.index4.for_each(|_, _| index[0] += 1).map_err(|e| count(e, maps::FLOW_INDEX4))?;
-        self.index6.for_each(|_, _| index[1] += 1).map_err(|e| count(e, maps::FLOW_INDEX6))?;
+        let used = |line: IndexLine| line.0.iter().filter(|entry| **entry != 0).count() as u32;
+        self.index4.for_each(|_, line| index[0] += used(line)).map_err(|e| count(e, maps::FLOW_INDEX4))?;
+        self.index6.for_each(|_, line| index[1] += used(line)).map_err(|e| count(e, maps::FLOW_INDEX6))?;
+        let entries = |lines: u32| lines.saturating_mul(LINE_ENTRIES as u32);
         let usage = |map, used, capacity| MapUsage { map, used, capacity };
         Ok(vec![
             usage(maps::SVC4, v4, limits.services),
@@ -196,8 +198,8 @@ impl Viewer {
             usage(maps::SLOTS, slots, limits.slots),
             usage(maps::FLOWS4, flows[0], self.flows4.max_entries),
             usage(maps::FLOWS6, flows[1], self.flows6.max_entries),
-            usage(maps::FLOW_INDEX4, index[0], self.index4.max_entries),
-            usage(maps::FLOW_INDEX6, index[1], self.index6.max_entries),
+            usage(maps::FLOW_INDEX4, index[0], entries(self.index4.max_entries)),
+            usage(maps::FLOW_INDEX6, index[1], entries(self.index6.max_entries)),
             usage(maps::IFACES, self.ifaces()?.len() as u32, self.ifaces.max_entries),
         ])
     }
@@ -237,6 +239,19 @@ impl Viewer {
 
     /// Every pinned program by its id. The kernel gives programs away by id to CAP_SYS_ADMIN only, and the agent
     /// does not have that.
+    /// The datapath's clock in ticks, comparable with `Flow::last_tick`: asked of a pinned program.
+    pub fn now_tick(&self) -> Result<u32, DatapathError> {
+        for object in pins::list(&self.pins.progs)? {
+            let path = object.join(progs::TC_SWEEP);
+            match sys::obj_get(&path) {
+                Ok(program) => return super::run_sweep(&program, [0, 0, 0]),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(DatapathError::kernel(path.display(), e)),
+            }
+        }
+        Err(DatapathError::NotPinned { path: self.pins.progs.clone(), other: String::new() })
+    }
+
     fn pinned_programs(&self) -> Result<HashMap<u32, ProgInfo>, DatapathError> {
         let mut programs = HashMap::new();
         for object in pins::list(&self.pins.progs)? {

@@ -67,7 +67,7 @@ fn build_network(lab: &Lab) {
 struct Family<A: Addr> {
     svc: Table<SvcKey<A>, Svc>,
     backends: Table<u32, Backend<A>>,
-    index: Table<FlowKey<A>, FlowRef>,
+    index: Table<u32, IndexLine>,
     flows: Table<u32, Flow<A>>,
     fragments: Table<FragKey<A>, FragPorts>,
 }
@@ -84,7 +84,6 @@ impl<A: Addr> Family<A>
 where
     SvcKey<A>: aya::Pod,
     Backend<A>: aya::Pod,
-    FlowKey<A>: aya::Pod,
     Flow<A>: aya::Pod,
     FragKey<A>: aya::Pod,
 {
@@ -111,7 +110,8 @@ where
 
     /// No flows and no fragments.
     fn reset(&self) {
-        fill(&self.index, &[]);
+        let empty: Vec<_> = (0..self.index.max_entries).map(|at| (at, IndexLine::default())).collect();
+        self.index.put_all(&empty).expect("written");
         fill(&self.fragments, &[]);
         let empty: Vec<_> = (0..self.flows.max_entries).map(|slot| (slot, Flow::default())).collect();
         self.flows.put_all(&empty).expect("written");
@@ -135,18 +135,12 @@ where
             }
         }
         let mut index = BTreeMap::new();
-        let mut see = |k, v| {
-            index.insert(k_order(&k), v);
+        let mut see = |at: u32, line| {
+            index.insert(at, line);
         };
         self.index.for_each(&mut see).expect("readable");
-        let on_host: BTreeMap<_, _> = host.index.borrow().iter().map(|(k, v)| (k_order(k), *v)).collect();
-        assert_eq!(index, on_host, "{name}: index");
+        assert_eq!(index, (0..).zip(host.all_lines()).collect(), "{name}: index");
     }
-}
-
-/// A tuple in a form with an order.
-fn k_order<A: Addr>(k: &FlowKey<A>) -> (A, A, u16, u16, u32) {
-    (k.src, k.dst, k.sport_be, k.dport_be, k.proto)
 }
 
 /// The loaded datapath, its maps and programs.

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use crate::lab::{Lab, SIZES, wanted};
-use lb_common::flow::{Flow, ST_USED, TIMEOUT_SYN};
+use lb_common::flow::{Flow, ST_USED, TICK_NS, TIMEOUT_SYN};
 use lb_common::service::SetRef;
 use lb_common::{A4, A6, Backend, Svc, SvcKey, maps};
 use lb_user::datapath::load::EMBEDDED_OBJECT;
 use lb_user::datapath::pins::Pins;
 use lb_user::datapath::table::Table;
 use lb_user::datapath::{
-    AttachState, Datapath, DatapathError, MapSizes, NodeConfig, Role, Viewer, XdpMode, bpffs, now_tick, sys,
+    AttachState, Datapath, DatapathError, MapSizes, NodeConfig, Role, Viewer, XdpMode, bpffs, sys,
 };
 use lb_user::tables::{BackendEntry, FrontendKey, LbTables};
 
@@ -276,10 +276,11 @@ fn a_sweep_frees_what_has_expired_and_nothing_else() {
         datapath.set_config(&node_config()).expect("written");
         let dir = Pins::new(&lab.bpffs()).maps;
         let flows: Table<u32, Flow<A4>> = Table::open(&dir, maps::FLOWS4).expect("opens");
-        let fresh = Flow { seq: 2, state: ST_USED, last_tick: now_tick(), ..Flow::default() };
+        let now = Viewer::open(&lab.bpffs()).expect("opens").now_tick().expect("answers");
+        let fresh = Flow { seq: 2, state: ST_USED, last_tick: now, ..Flow::default() };
         let mut fresh = fresh;
         fresh.orig.proto = 6;
-        let stale = Flow { last_tick: now_tick().wrapping_sub(TIMEOUT_SYN + 10_000), ..fresh };
+        let stale = Flow { last_tick: now.wrapping_sub(TIMEOUT_SYN + 10_000), ..fresh };
         flows.put_all(&[(3, fresh), (200, stale), (511, stale)]).expect("written");
         let report = datapath.sweep(256).expect("sweeps");
         assert_eq!((report.freed4, report.freed6, report.examined, report.wrapped), (1, 0, 512, false));
@@ -293,6 +294,24 @@ fn a_sweep_frees_what_has_expired_and_nothing_else() {
 }
 
 #[test]
+fn the_datapaths_clock_runs_like_the_kernels() {
+    Lab::run(|lab| {
+        let mut datapath = lab.open().expect("opens");
+        datapath.set_config(&node_config()).expect("written");
+        let viewer = Viewer::open(&lab.bpffs()).expect("opens");
+        let (began, first) = (std::time::Instant::now(), viewer.now_tick().expect("answers"));
+        let passed = loop {
+            let passed = viewer.now_tick().expect("answers").wrapping_sub(first);
+            if passed >= 200 {
+                break f64::from(passed);
+            }
+        };
+        let ratio = began.elapsed().as_nanos() as f64 / (passed * TICK_NS as f64);
+        assert!((0.8..1.25).contains(&ratio), "{ratio}");
+    });
+}
+
+#[test]
 fn other_sizes_are_refused_and_the_old_maps_stay() {
     Lab::run(|lab| {
         drop(lab.open().expect("opens"));
@@ -300,7 +319,7 @@ fn other_sizes_are_refused_and_the_old_maps_stay() {
         let mut options = lab.options();
         options.sizes = MapSizes { flows: 1_024, ..SIZES };
         let error = Datapath::open(&options).expect_err("other sizes");
-        assert!(error.to_string().contains("map FW_FLOWIDX4: max_entries is 1024, wanted 2048"), "{error}");
+        assert!(error.to_string().contains("map FW_FLOWIDX4: max_entries is 512, wanted 1024"), "{error}");
         assert_eq!(map_ids(lab), before);
         lab.open().expect("the old sizes still work");
     });
