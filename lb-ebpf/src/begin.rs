@@ -6,6 +6,7 @@ use crate::flow::{self, NewFlow};
 use crate::forward;
 use crate::packet::{FIB_NO_NEIGH, FIB_NOT_FWDED, FIB_SUCCESS, Packet};
 use crate::parse::Parsed;
+use crate::pipeline::LOOPBACK;
 use crate::select::{self, Role};
 use crate::tables::Tables;
 use lb_common::backend::BACKEND_LOCAL;
@@ -35,7 +36,7 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
     if c.ready == 0 {
         return Err(Reason::NotReady);
     }
-    if F::is_bad_source(&k.src) {
+    if F::is_bad_source(&k.src) || (matches!(role, Role::Uplink) && is_forged::<P, F>(p, c, k)) {
         return Err(Reason::BadSource);
     }
     // NodePorts on loopback addresses are for socket hooks alone: a packet with such a destination may be a
@@ -71,6 +72,19 @@ pub fn begin<P: Packet, F: Family, T: Tables<F>>(
     };
     let n = new_flow::<F>(k, svc, id, &b, reply_dst, flags, p.ifindex());
     flow::create(t, p, &n, now)
+}
+
+/// From outside, what must not become a flow: a source that ends with its link, this node's own address or the
+/// frontend's (both martians to the stack), and a frame sent to many, each of which would forward it.
+#[inline(always)]
+fn is_forged<P: Packet, F: Family>(p: &P, c: &Config, k: &FlowKey<F::A>) -> bool {
+    let to_many = match p.at(0, 1) {
+        // SAFETY: a byte was checked.
+        Some(b) => (unsafe { *b }) & 1 != 0,
+        None => true,
+    };
+    let ours = (k.src == F::node_addr(c) || k.src == k.dst) && p.ifindex() != LOOPBACK;
+    to_many || ours || F::is_link_local(&k.src)
 }
 
 /// What a packet is that has no frontend: an active ClusterIP's undefined port (R5), an unallocated service address

@@ -112,7 +112,7 @@ fn translate<P: Packet, F: Family, T: Tables<F>>(p: &mut P, t: &T, side: Side, p
 }
 
 /// ifindex of `lo` in every network namespace (include/net/flow.h, `LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// What to do with a client's packet that belongs to a known flow.
 enum Known {

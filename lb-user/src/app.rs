@@ -7,6 +7,7 @@
 //! The end leaves the datapath as it is.
 
 mod cluster;
+mod compare;
 mod datapath;
 mod kernel;
 mod memory;
@@ -41,6 +42,7 @@ use crate::sources::manifests::{self, ManifestSource};
 use crate::sources::{Snapshot, SourceError, SourceHandle, SourceStatus};
 use crate::telemetry::notice::{Notice, Notices};
 use crate::telemetry::status::{ProblemStatus, StateDir, Status, SyncStatus};
+use compare::Compare;
 use datapath::RealKernel;
 use names::NamesFile;
 use retry::Retry;
@@ -144,6 +146,7 @@ impl<K: Kernel> App<K> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut compare = Compare::every(self.config.compare_period_s);
         let mut host_problems = self.observer.problems.clone();
         tokio::pin!(shutdown);
         loop {
@@ -159,7 +162,7 @@ impl<K: Kernel> App<K> {
                 Ok(()) = inputs.host.changed() => {
                     let facts = inputs.host.borrow_and_update().clone();
                     if self.host_changed(&facts) {
-                        self.sync();
+                        let _operations = self.sync();
                     }
                 }
                 Ok(()) = inputs.source.changed() => {
@@ -170,7 +173,7 @@ impl<K: Kernel> App<K> {
                     host_problems.mark_unchanged();
                     self.tell_problems();
                 }
-                () = self.sync_retry.due() => self.sync(),
+                () = self.sync_retry.due() => { let _operations = self.sync(); }
                 () = self.names.due() => self.write_names(),
                 () = self.interface_retry.due() => {
                     let facts = inputs.host.borrow().clone();
@@ -179,6 +182,14 @@ impl<K: Kernel> App<K> {
                 _ = sweep.tick() => {
                     self.sweep();
                     continue;
+                }
+                () = compare.due() => {
+                    // The sync that follows reads the maps back. Who wrote into them, if not this agent, is unknown.
+                    self.syncer.distrust();
+                    let repaired = self.sync();
+                    if repaired > 0 {
+                        warn!(operations = repaired, "the maps were not as they should be, and are again");
+                    }
                 }
                 _ = heartbeat.tick() => {
                     if self.sockets_in_doubt {
@@ -209,7 +220,7 @@ impl<K: Kernel> App<K> {
         if settings_changed {
             self.host_changed(facts);
         }
-        self.sync();
+        let _operations = self.sync();
     }
 
     fn node_object(&self) -> Option<&crate::model::NodeObject> {
@@ -265,8 +276,9 @@ impl<K: Kernel> App<K> {
     }
 
     /// Brings the tables to what the last snapshot wants. Without a snapshot nothing is written.
-    fn sync(&mut self) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
+    /// Returns how many operations that took.
+    fn sync(&mut self) -> usize {
+        let Some(snapshot) = self.snapshot.clone() else { return 0 };
         let began = Instant::now();
         let now_unix_s = unix_s();
         let tables = self.kernel.tables();
@@ -287,6 +299,7 @@ impl<K: Kernel> App<K> {
         } else if report.ops.total() >= memory::MANY_OPERATIONS {
             memory::give_back();
         }
+        report.ops.total()
     }
 
     fn write_names(&mut self) {

@@ -35,6 +35,8 @@ pub const DEFAULT_HEALTHZ_ADDRESS: &str = "0.0.0.0:10256";
 pub const DEFAULT_METRICS_ADDRESS: &str = "127.0.0.1:10249";
 /// kube-proxy's syncPeriod, in seconds; health checks fail after two of them.
 pub const DEFAULT_SYNC_PERIOD_S: u32 = 30;
+/// Default of `--compare-period`: kube-proxy's iptables mode rewrites all of its rules once an hour.
+pub const DEFAULT_COMPARE_PERIOD_S: u32 = 3600;
 /// Host ends of pod interfaces, by the names the usual CNIs give them.
 pub const DEFAULT_POD_INTERFACES: &[&str] =
     &["veth*", "cali*", "lxc[!_]*", "gke*", "eni*", "azv*", "tap*", "nk*"];
@@ -321,6 +323,9 @@ pub struct RunArgs {
     /// Health checks fail when a change waits longer than twice this for the kernel
     #[arg(long = "sync-period", default_value_t = DEFAULT_SYNC_PERIOD_S, value_name = "SECONDS")]
     pub sync_period_s: u32,
+    /// How often the kernel's maps are read and compared with the cluster, although nothing changed; 0 = never
+    #[arg(long = "compare-period", default_value_t = DEFAULT_COMPARE_PERIOD_S, value_name = "SECONDS")]
+    pub compare_period_s: u32,
 }
 
 /// The effective, checked configuration of the agent.
@@ -378,6 +383,8 @@ pub struct Config {
     pub metrics_bind_address: Option<SocketAddr>,
     /// Half of the time that a change may wait for the kernel.
     pub sync_period_s: u32,
+    /// Time between comparisons of the maps with the cluster; 0 = never.
+    pub compare_period_s: u32,
 }
 
 impl RunArgs {
@@ -483,6 +490,7 @@ impl RunArgs {
             healthz_bind_address: bind_address("--healthz-bind-address", &self.healthz_bind_address)?,
             metrics_bind_address: bind_address("--metrics-bind-address", &self.metrics_bind_address)?,
             sync_period_s: self.sync_period_s,
+            compare_period_s: self.compare_period_s,
         })
     }
 }

@@ -131,10 +131,14 @@ struct Running {
 }
 
 fn start(kernel: FakeKernel) -> Running {
+    start_with(kernel, &[])
+}
+
+fn start_with(kernel: FakeKernel, flags: &[&str]) -> Running {
     let dir = tempfile::tempdir().expect("scratch directory");
     let state_dir = dir.path().join("state");
     let argv = ["fairway", "--node-name", "n1", "--state-dir", state_dir.to_str().expect("UTF-8")];
-    let config = Cli::parse_from(argv).run.into_config("n1").expect("config");
+    let config = Cli::parse_from(argv.iter().chain(flags)).run.into_config("n1").expect("config");
     let state = StateDir::create(&state_dir).expect("state directory");
     let (host, host_in) = watch::channel(facts(&["192.0.2.1"]));
     let (snapshots, snapshots_in) = watch::channel(None);
@@ -308,6 +312,18 @@ async fn a_refused_sync_is_told_and_retried_until_it_works() {
     agent.kernel.state().refuse_dump = false;
     until("ready without a new snapshot", || agent.is_ready()).await;
     until("the error is gone", || agent.status().is_some_and(|s| s.last_error.is_none())).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_took_out_of_the_maps_is_put_back_by_the_next_comparison() {
+    let agent = start_with(FakeKernel::new(), &["--compare-period", "1"]);
+    agent.publish(1, world(&["a"]));
+    until("ready", || agent.is_ready()).await;
+    let held = agent.kernel.state().tables.peek().frontends.clone();
+    let keys: Vec<_> = held.iter().map(|(key, _)| *key).collect();
+    agent.kernel.state().tables.delete_frontends(&keys[..2]).expect("deleted");
+    until("all frontends again", || agent.kernel.state().tables.peek().frontends == held).await;
     agent.stop().await;
 }
 

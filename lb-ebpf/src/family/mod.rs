@@ -111,6 +111,8 @@ pub trait Family: 'static {
     fn iface_addr(i: &Iface) -> Self::A;
     /// This node's main address.
     fn node_addr(c: &Config) -> Self::A;
+    /// True for a source that means nothing beyond its link (RFC 3927 §2.7, RFC 4291 §2.5.6).
+    fn is_link_local(a: &Self::A) -> bool;
     /// True for a source that no honest client has (RFC 6890: loopback, multicast, unspecified, reserved).
     fn is_bad_source(a: &Self::A) -> bool;
     /// Whether header changes outside checksums must be told to [`Packet::header_changed`].

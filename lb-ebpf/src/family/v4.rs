@@ -185,6 +185,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_link_local(a: &A4) -> bool {
+        u32::from_be(a.0) >> 16 == 0xa9fe
+    }
+
+    #[inline(always)]
     fn is_bad_source(a: &A4) -> bool {
         let first = (u32::from_be(a.0) >> 24) as u8;
         first == 0 || first == 127 || first >= 224

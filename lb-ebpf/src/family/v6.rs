@@ -162,6 +162,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn is_link_local(a: &A6) -> bool {
+        u32::from_be(a.0[0]) >> 22 == 0x3fa
+    }
+
+    #[inline(always)]
     fn is_bad_source(a: &A6) -> bool {
         let top = u32::from_be(a.0[0]);
         let low = a.0[3];

@@ -110,6 +110,11 @@ impl Family for V6Frag {
         c.node6
     }
     #[inline(always)]
+    fn is_link_local(a: &A6) -> bool {
+        V6::is_link_local(a)
+    }
+
+    #[inline(always)]
     fn is_bad_source(a: &A6) -> bool {
         V6::is_bad_source(a)
     }
