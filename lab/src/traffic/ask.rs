@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub struct Ask {
     timeout: Duration,
     source_port: Option<u16>,
     reset: bool,
+    until_closed: bool,
 }
 
 /// The outcome of many questions.
@@ -60,7 +62,7 @@ pub fn udp_ask(ns: &Ns, dst: SocketAddr, timeout: Duration) -> io::Result<Answer
 impl Ask {
     /// A question to `dst`, with a timeout of two seconds, from any port.
     pub fn new(dst: SocketAddr) -> Self {
-        Self { dst, timeout: Duration::from_secs(2), source_port: None, reset: false }
+        Self { dst, timeout: Duration::from_secs(2), source_port: None, reset: false, until_closed: false }
     }
 
     /// How long the whole conversation may take.
@@ -81,6 +83,14 @@ impl Ask {
     #[must_use]
     pub fn reset_on_close(mut self) -> Self {
         self.reset = true;
+        self
+    }
+
+    /// Waits until the server has closed its end, too: whoever asks next from the same port finds nothing of this
+    /// connection at the server.
+    #[must_use]
+    pub fn until_closed(mut self) -> Self {
+        self.until_closed = true;
         self
     }
 
@@ -142,6 +152,10 @@ impl Ask {
         socket.set_tcp_quickack(false)?;
         let mut stream = self.connect_by(socket)?;
         let result = self.converse(&mut stream);
+        if self.until_closed {
+            stream.shutdown(Shutdown::Write)?;
+            while stream.read(&mut [0; 64]).map_err(blocked_is_timed_out)? > 0 {}
+        }
         if self.reset {
             disconnect(stream)?;
         }
@@ -166,6 +180,9 @@ impl Ask {
 
     fn udp(&self) -> io::Result<Answer> {
         let socket = self.socket(Type::DGRAM, Protocol::UDP)?;
+        if self.source_port.is_none() {
+            bind_to_fresh_port(&socket, self.dst)?;
+        }
         socket.connect(&self.dst.into())?;
         socket.set_read_timeout(Some(self.timeout))?;
         socket.send(b"ask")?;
@@ -228,6 +245,23 @@ impl Tally {
         self.failures.extend(other.failures);
         self
     }
+}
+
+/// Gives the socket a port that no question of this process had lately. The kernel draws ports, so sooner or later one
+/// twice, and a datagram from a port with a flow goes where that flow goes.
+fn bind_to_fresh_port(socket: &Socket, dst: SocketAddr) -> io::Result<()> {
+    const PORTS: Range<u16> = 10_000..60_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let any: IpAddr = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    for _ in PORTS {
+        let at = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len();
+        let port = PORTS.start + u16::try_from(at).unwrap_or_default();
+        match socket.bind(&SocketAddr::new(any, port).into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+    Err(ErrorKind::AddrInUse.into())
 }
 
 /// Resets the connection at once, even if a program just being started still shares the descriptor.

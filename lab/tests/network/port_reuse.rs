@@ -37,7 +37,8 @@ fn a_client_port_is_used_again_by_other_frontends() -> Result<()> {
             for round in 0..ROUNDS {
                 for dst in frontends {
                     let began = Instant::now();
-                    let ask = Ask::new(*dst).timeout(PATIENCE).source_port(20_000 + round % 20);
+                    let ask =
+                        Ask::new(*dst).timeout(PATIENCE).source_port(20_000 + round % 20).until_closed();
                     let result = ask.over(Transport::Tcp, from);
                     let took = began.elapsed();
                     // To a process whose sockets are translated these are one destination, which its own TIME_WAIT may
