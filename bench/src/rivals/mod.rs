@@ -41,6 +41,11 @@ impl Loaded {
             Loaded::Unfinished => bail!("the rules were not loaded after {PATIENCE:?}"),
         }
     }
+
+    /// Why there is nothing to measure; `None` if it was done.
+    pub fn wrong(self) -> Option<String> {
+        self.done().err().map(|error| error.to_string())
+    }
 }
 
 /// A rival.

@@ -21,7 +21,7 @@ use crate::frames::{FlowSet, Kind, Macs};
 use crate::net::{self, Net, Side};
 use crate::pin;
 use crate::report::{Better, Cell, SuiteReport};
-use crate::rivals::{Loaded, Rival};
+use crate::rivals::Rival;
 use crate::stats::Summary;
 use crate::suites::program::Clients;
 use crate::testrun;
@@ -46,8 +46,9 @@ const DRAIN: Duration = Duration::from_millis(20);
 pub fn run(setup: &mut Setup) -> Result<SuiteReport> {
     let mut report = SuiteReport::default();
     for services in setup.services(setup.pick(&[1, 30_000], &[1, 20])) {
-        let cells = stage(setup, services).with_context(|| format!("{services} services"))?;
+        let (cells, notes) = stage(setup, services).with_context(|| format!("{services} services"))?;
         report.cells.extend(cells);
+        report.notes.extend(notes);
     }
     report.notes.push(
         "ns/packet: the hop, above an XDP drop at the node's first device; `kpps`: everything on one core, generator \
@@ -77,7 +78,7 @@ struct Sample {
     quiet: bool,
 }
 
-fn stage(setup: &mut Setup, services: u32) -> Result<Vec<Cell>> {
+fn stage(setup: &mut Setup, services: u32) -> Result<(Vec<Cell>, Vec<String>)> {
     let net = Net::build(FIRST_RIVAL + RIVALS.len() as u8 - 1)?;
     let world = |node| World { node, services, backends: BACKENDS, endpoints: ENDPOINTS };
     // First: what XDP may redirect to is what can take it when the agent looks.
@@ -89,14 +90,18 @@ fn stage(setup: &mut Setup, services: u32) -> Result<Vec<Cell>> {
         fairway.freeze()?;
         agents.push(fairway);
     }
+    let mut not_loaded = Vec::new();
     for (rival, node) in RIVALS.into_iter().zip(FIRST_RIVAL..) {
         let loaded = rival.load(net.node(node).ns(), &rival.rules(&world(node)));
-        loaded.and_then(Loaded::done).with_context(|| rival.name())?;
+        let wrong = loaded.with_context(|| rival.name())?.wrong();
+        not_loaded.extend(wrong.map(|wrong| (rival.name(), wrong)));
     }
     let mut lanes = lanes(&net)?;
+    lanes.retain(|lane| not_loaded.iter().all(|(who, _)| lane.who != *who));
     let cells = measure(setup, &mut lanes, services)?;
     drop(links);
-    Ok(cells)
+    let notes = not_loaded.into_iter().map(|(who, wrong)| format!("{services} services, {who}: {wrong}"));
+    Ok((cells, notes.collect()))
 }
 
 /// The sinks, the generators' empty programs, and NAPI where the stack receives redirected frames.

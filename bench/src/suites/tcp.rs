@@ -1,5 +1,6 @@
 //! What the suites `connect` and `stream` share: contestants on nodes, and the ways a client takes through them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use lab::Ns;
 use super::Setup;
 use crate::fairway::Fairway;
 use crate::net::{self, Net, Side};
-use crate::rivals::{Loaded, Rival};
+use crate::rivals::Rival;
 use crate::traffic::{self, Server};
 use crate::world::{NODE_PORT, PORT, TARGET_PORT, World};
 
@@ -97,6 +98,7 @@ impl Arena {
     pub fn build(setup: &Setup, services: u32, contestants: &[Contestant], vias: &[Via]) -> Result<Self> {
         let net = Net::build(contestants.len() as u8)?;
         let (mut agents, mut links) = (Vec::new(), Vec::new());
+        let mut not_loaded = BTreeMap::new();
         for (contestant, n) in contestants.iter().zip(1..) {
             let world = World { node: n, services, backends: BACKENDS, endpoints: ENDPOINTS };
             let started = match contestant {
@@ -105,7 +107,9 @@ impl Arena {
                     Fairway::start(&net, n, world.objects(), &["--xdp-mode", "off"]).map(|f| agents.push(f))
                 }
                 Contestant::Rival(rival) => {
-                    rival.load(net.node(n).ns(), &rival.rules(&world)).and_then(Loaded::done).map(drop)
+                    rival.load(net.node(n).ns(), &rival.rules(&world)).map(|loaded| {
+                        not_loaded.insert(n, loaded.wrong());
+                    })
                 }
                 Contestant::RoutingXdp => empty_xdp(setup, &net, n).map(|made| links.extend(made)),
             };
@@ -117,9 +121,11 @@ impl Arena {
         let server = Server::start(net.far(), TARGET_PORT, setup.cpus.work())?;
         let mut ways = Vec::new();
         for (contestant, n) in contestants.iter().zip(1..) {
-            ways.extend(vias.iter().filter_map(|via| way(&net, *contestant, n, *via)));
+            let wrong = not_loaded.remove(&n).flatten();
+            let of_node = vias.iter().filter_map(|via| way(&net, *contestant, n, *via));
+            ways.extend(of_node.map(|way| Way { wrong: wrong.clone(), ..way }));
         }
-        for way in &mut ways {
+        for way in ways.iter_mut().filter(|way| way.wrong.is_none()) {
             let answer = traffic::answers(&way.ns, way.cgroup.as_deref(), setup.cpus.aside(), way.to);
             way.wrong = answer.err().map(|error| format!("{error:#}"));
         }
