@@ -75,10 +75,14 @@ fn an_uplink_that_flaps_twenty_times_keeps_its_programs_and_its_connections() ->
     let before = assert_no_duplicates(node)?;
     ip(node.ns(), &"link set eth0 down\nlink set eth0 up\n".repeat(FLAPS))?;
     restore_routes(node)?;
-    eventually("both families answer", || {
-        let short = Duration::from_millis(500);
-        Ok(tcp_ask(client, outside(node), short).is_ok() && tcp_ask(client, outside6(node), short).is_ok())
-    })?;
+    // From both pods: the way to the other node is open only when the node's IPv6 addresses are no longer tentative.
+    for dst in [outside(node), outside6(node)] {
+        let mut pods = BTreeSet::new();
+        eventually(&format!("both pods answer at {dst}"), || {
+            pods.extend(tcp_ask(client, dst, Duration::from_millis(500)).map(|answer| answer.pod));
+            Ok(pods.len() == 2)
+        })?;
+    }
     for load in [&load, &load6] {
         ensure!(load.wait_for_exchanges(240, DEADLINE), "flows go on: {:?}", load.report());
     }
