@@ -9,7 +9,7 @@ use lb_common::{
     Sock, SockKey, Svc, SvcKey,
 };
 
-/// Maps and clock for one family. Implemented over BPF maps in `kernel/`, over `HashMap`s in `tests/sim`.
+/// Maps and clock for one family. Implemented over BPF maps in `kernel/`, in memory in the crate `sim`.
 ///
 /// The steps with a body here are those that the kernel's implementation makes functions of their own: the verifier
 /// walks through such a function once, and not again for every path that leads to it.

@@ -7,6 +7,7 @@ mod ctx;
 mod fib;
 mod maps;
 mod sock;
+mod steps;
 mod tc;
 mod xdp;
 
